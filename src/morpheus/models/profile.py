@@ -60,6 +60,7 @@ class ModelCard(msgspec.Struct, frozen=True):
         summary: Summary for reports; None for the reference network.
         filled_columns: Columns that had a value in nearly all training events; see
             `find_filled_columns`.
+        version: Number of the version of the model store that published it; 0 before that.
     """
 
     user: str
@@ -75,6 +76,7 @@ class ModelCard(msgspec.Struct, frozen=True):
     sha256: Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64})?$")] = ""
     summary: ModelSummary | None = msgspec.field(default=None, name="portrait")
     filled_columns: tuple[str, ...] = msgspec.field(default=(), name="filled")
+    version: int = 0
 
     def __post_init__(self) -> None:
         """Reject text that is not a time: a damaged index would fail much later."""

@@ -122,7 +122,7 @@ class ModelStore:
             TransientError: The object store does not answer.
         """
         folder, key = open_store(location), key or read_key()
-        path = _display_path(folder, INDEX_FILE)
+        path = display_path(folder, INDEX_FILE)
         try:
             content = folder.read(INDEX_FILE)
         except OSError as error:
@@ -149,7 +149,7 @@ class ModelStore:
         Raises:
             ModelCorruptedError: Its file is missing or damaged.
         """
-        return self._load_file(user) if user in self.cards else self.load_global()
+        return self.load_own(user) if user in self.cards else self.load_global()
 
     def load_global(self) -> Fingerprint | None:
         """Load the global model; None if there is none.
@@ -157,9 +157,14 @@ class ModelStore:
         Raises:
             ModelCorruptedError: Its file is missing or damaged.
         """
-        return None if self.global_card is None else self._load_file("")
+        return None if self.global_card is None else self.load_own("")
 
-    def _load_file(self, user: str) -> Fingerprint:
+    def load_own(self, user: str) -> Fingerprint:
+        """Load the fingerprint of a user who has one; that of the empty user is the global model.
+
+        Raises:
+            ModelCorruptedError: Its file is missing or damaged.
+        """
         card = self.cards[user] if user else self.global_card
         assert card is not None  # noqa: S101 - the callers have seen to it
         content, name = self._read_content(card, user), self._describe(card, user)
@@ -195,7 +200,7 @@ class ModelStore:
         if self.global_card is not None:
             cards.append(("", self.global_card))
         for user, card in cards:
-            target.write(_model_path(card.sha256), self._read_content(card, user))
+            target.write(model_path(card.sha256), self._read_content(card, user))
 
     def to_index(self) -> ModelIndex:
         """Return the index of all fingerprints."""
@@ -207,7 +212,7 @@ class ModelStore:
         """Read the file of a card, and check its size and checksum."""
         name = self._describe(card, user)
         try:
-            content = self.folder.read(_model_path(card.sha256))
+            content = self._read_bytes(card, user)
         except OSError as error:
             raise ModelCorruptedError(
                 f"{name} cannot be read ({error.strerror}). {RETRAIN_HINT}."
@@ -216,8 +221,11 @@ class ModelStore:
             raise ModelCorruptedError(f"{name} does not match its checksum. {RETRAIN_HINT}.")
         return content
 
+    def _read_bytes(self, card: ModelCard, user: str) -> bytes:  # noqa: ARG002 - `ModelVersion` needs it
+        return self.folder.read(model_path(card.sha256))
+
     def _describe(self, card: ModelCard, user: str) -> str:
-        return f"{_display_path(self.folder, _model_path(card.sha256))}: fingerprint of {user!r}"
+        return f"{display_path(self.folder, model_path(card.sha256))}: fingerprint of {user!r}"
 
 
 @dataclass(frozen=True)
@@ -247,7 +255,7 @@ def put_model(location: Location, fingerprint: Fingerprint) -> ModelCard:
     content = dump_fingerprint(fingerprint)
     digest = sha256(content).hexdigest()
     card = msgspec.structs.replace(fingerprint.card, size=len(content), sha256=digest)
-    open_store(location).write(_model_path(card.sha256), content)
+    open_store(location).write(model_path(card.sha256), content)
     return card
 
 
@@ -269,13 +277,13 @@ def commit_index(
         TransientError: The folder cannot be written.
     """
     folder, key = open_store(location), key or read_key()
-    path = _display_path(folder, INDEX_FILE)
+    path = display_path(folder, INDEX_FILE)
 
     def merge(before: bytes) -> ModelIndex:
         return load_index(before, path, key).update(index) if keep and before else index
 
     content, before = _swap_index(folder, merge, key)
-    kept = set(map(_model_path, find_referenced_digests(content) | find_referenced_digests(before)))
+    kept = set(map(model_path, find_referenced_digests(content) | find_referenced_digests(before)))
     cutoff = datetime.now(UTC) - GC_GRACE
     listed = folder.list_files(MODEL_DIR)
     folder.remove([name for name, modified in listed if name not in kept and modified < cutoff])
@@ -294,7 +302,7 @@ def remove_users(location: Location, users: Collection[str], key: bytes | None =
         TransientError: The folder cannot be written.
     """
     folder, key = open_store(location), key or read_key()
-    path = _display_path(folder, INDEX_FILE)
+    path = display_path(folder, INDEX_FILE)
 
     def drop(before: bytes) -> ModelIndex:
         index = load_index(before, path, key)
@@ -302,7 +310,7 @@ def remove_users(location: Location, users: Collection[str], key: bytes | None =
         return msgspec.structs.replace(index, users=rest)
 
     content, _ = _swap_index(folder, drop, key)
-    kept = set(map(_model_path, find_referenced_digests(content)))
+    kept = set(map(model_path, find_referenced_digests(content)))
     listed = [name for name, _ in folder.list_files(MODEL_DIR) if name not in kept]
     folder.remove([name for name in listed if _read_user(folder.read(name)) in users])
 
@@ -320,7 +328,7 @@ def _swap_index(
     folder: Store, change: Callable[[bytes], ModelIndex], key: bytes | None
 ) -> tuple[bytes, bytes]:
     """Write the index that follows from the present one, and return both, the new one first."""
-    path = _display_path(folder, INDEX_FILE)
+    path = display_path(folder, INDEX_FILE)
     for _ in range(MAX_CAS_RETRIES):
         before, etag = folder.get_with_etag(INDEX_FILE)
         content = dump_index(change(before), key)
@@ -332,11 +340,13 @@ def _swap_index(
     )
 
 
-def _model_path(digest: str) -> str:
+def model_path(digest: str) -> str:
+    """Return the name of the file of a fingerprint in a store without versions."""
     return f"{MODEL_DIR}/{digest}.safetensors"
 
 
-def _display_path(folder: Store, name: str) -> str:
+def display_path(folder: Store, name: str) -> str:
+    """Return the full path of a file of a store, for messages."""
     return f"{str(folder).rstrip('/')}/{name}"
 
 
@@ -394,7 +404,7 @@ def dump_fingerprint(fingerprint: Fingerprint) -> bytes:
     """Encode a fingerprint. Equal fingerprints give equal bytes."""
     config, usage, usual = fingerprint.net.config, fingerprint.usage, fingerprint.usual
     header = ModelHeader(
-        fingerprint.card,
+        msgspec.structs.replace(fingerprint.card, size=0, sha256="", version=0),
         tuple(_to_spec(column) for column in fingerprint.encoder.columns),
         (config.hidden, config.bottleneck),
         fingerprint.calibration.events,
@@ -652,7 +662,7 @@ def dump_index(index: ModelIndex, key: bytes | None = None) -> bytes:
     """Encode an index, with users in alphabetical order, and sign it if there is a key."""
     users = dict(sorted(index.users.items()))
     text = msgspec.json.encode(msgspec.structs.replace(index, users=users))
-    signature = "" if key is None else _sign(text, key)
+    signature = sign_text(text, key)
     return msgspec.json.encode(
         _IndexFile(INDEX_VERSION, sha256(text).hexdigest(), msgspec.Raw(text), signature)
     )
@@ -682,7 +692,7 @@ def load_index(content: bytes, path: str = INDEX_FILE, key: bytes | None = None)
         file = msgspec.json.decode(content, type=_IndexFile)
         if sha256(file.cards).hexdigest() != file.sha256:
             raise ModelCorruptedError(f"{path}: does not match its checksum. {RETRAIN_HINT}.")
-        _check_signature(file, path, key)
+        check_signature(file.cards, file.signature, path, key)
         return msgspec.json.decode(file.cards, type=ModelIndex)
     except msgspec.DecodeError as error:
         raise ModelCorruptedError(
@@ -694,21 +704,31 @@ class _IndexVersion(msgspec.Struct, frozen=True):
     version: int
 
 
-def _sign(text: bytes | msgspec.Raw, key: bytes) -> str:
-    return hmac.new(key, b"morpheus model index\n" + bytes(text), sha256).hexdigest()
+def sign_text(text: bytes | msgspec.Raw, key: bytes | None, kind: str = "index") -> str:
+    """Return the signature of an index or of another kind of text; empty without a key."""
+    if key is None:
+        return ""
+    return hmac.new(key, f"morpheus model {kind}\n".encode() + bytes(text), sha256).hexdigest()
 
 
-def _check_signature(file: _IndexFile, path: str, key: bytes | None) -> None:
-    """Reject a wrong signature, a signed index without a key, and a key without a signature."""
+def check_signature(
+    text: msgspec.Raw, signature: str, path: str, key: bytes | None, kind: str = "index"
+) -> None:
+    """Check what `sign_text` returned.
+
+    Raises:
+        UsageError: The signature is wrong, the text is signed and there is no key, or there is a
+            key and the text is not signed.
+    """
     give = f"with `--models_key_file=...` or ${KEY_VARIABLE}"
-    if key is None and file.signature:
+    if key is None and signature:
         raise UsageError(f"{path}: is signed, and no key was given. Give the key {give}.")
-    if key is not None and not file.signature:
+    if key is not None and not signature:
         raise UsageError(
             f"{path}: is not signed, but a key was given. Leave the key out if you trust the "
             "folder, or train again with the key into a new folder."
         )
-    if key is not None and not hmac.compare_digest(_sign(file.cards, key), file.signature):
+    if not hmac.compare_digest(sign_text(text, key, kind), signature):
         raise UsageError(
             f"{path}: was signed with another key, or has been changed. Give the right key {give}, "
             "or restore the folder from a copy."

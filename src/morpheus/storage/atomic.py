@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -46,6 +46,7 @@ from morpheus.storage.object_store import (
     parse_location,
     put_if_match,
     read_object,
+    read_object_range,
     write_object,
 )
 
@@ -262,6 +263,31 @@ def _lock(path: Path, number: int) -> bool:
         return False
 
 
+def _wait_for_lock(number: int, path: Path) -> None:
+    """Lock an open file, and wait as long as another process holds it.
+
+    Raises:
+        TransientError: It is still locked after `_LOCK_SECONDS`.
+    """
+    if fcntl is None:
+        return
+    end = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > end:
+                raise TransientError(
+                    f"`{path}`: another run has been changing it for {_LOCK_SECONDS:.0f} seconds. "
+                    "Wait until it has ended, and run again."
+                ) from error
+            time.sleep(0.05)
+        except OSError:
+            return  # a file system without locks
+        else:
+            return
+
+
 def _remove_leftovers(folder: Path) -> None:
     """Remove what dead runs left in a folder. Once in each run, because folders may be large."""
     if fcntl is None or folder in _CLEANED:
@@ -308,6 +334,7 @@ class AtomicWriter:
             replaced.
         extra_errors: Exceptions besides `OSError` that mean that the disk failed.
         private: Apply the file policy; see `create_file`.
+        durable: Sync the file and its folder, so that the file survives power loss.
 
     Attributes:
         path: Destination, with symbolic links resolved.
@@ -320,10 +347,17 @@ class AtomicWriter:
 
     file: BinaryIO
 
-    def __init__(self, path: Path, *extra_errors: type[Exception], private: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *extra_errors: type[Exception],
+        private: bool = True,
+        durable: bool = True,
+    ) -> None:
         self.path = Path(os.path.realpath(path))
         self.temp_path = self.path.with_name(make_temp_name(self.path.name))
         self._private = private
+        self._durable = durable
         self._committed = False
         self._shown = str(self.path)
         self._io_errors: tuple[type[Exception], ...] = (OSError, *extra_errors)
@@ -358,7 +392,13 @@ class AtomicWriter:
         self._sync()
         self.temp_path.replace(self.path)
         self._committed = True
-        sync_folder(self.path.parent)
+        if self._durable:
+            sync_folder(self.path.parent)
+
+    def rename(self, name: str) -> None:
+        """Set another name in the same folder, before the file is published."""
+        self.path = self.path.with_name(name)
+        self._shown = str(self.path)
 
     @property
     def committed(self) -> bool:
@@ -387,17 +427,18 @@ class AtomicWriter:
 
     def _sync(self) -> None:
         self.file.flush()
-        os.fsync(self.file.fileno())
+        if self._durable:
+            os.fsync(self.file.fileno())
 
 
 @contextmanager
-def atomic_write(path: Path, *, private: bool = True) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, *, private: bool = True, durable: bool = True) -> Iterator[BinaryIO]:
     """Write a file at once; see `AtomicWriter`.
 
     Raises:
         TransientError: The folder or the file cannot be created, or the disk is full.
     """
-    with AtomicWriter(path, private=private) as writer, writer.guard_io():
+    with AtomicWriter(path, private=private, durable=durable) as writer, writer.guard_io():
         yield writer.file
 
 
@@ -430,6 +471,11 @@ class _UploadWriter(_StagedWriter):
     def __init__(self, target: ObjectPath, *extra_errors: type[Exception]) -> None:
         super().__init__(str(target), *extra_errors)
         self._target = target
+
+    def rename(self, name: str) -> None:
+        """Set another name in the same folder, before the object is written."""
+        self._target = self._target.parent / name
+        self._shown = str(self._target)
 
     def _hand_over(self) -> None:
         write_object(self._target, self.temp_path)
@@ -532,11 +578,39 @@ class Store(Protocol):
             OSError: It does not exist, or cannot be read.
         """
 
-    def write(self, name: str, content: bytes) -> None:
+    def read_range(self, name: str, start: int, size: int) -> bytes:
+        """Read a part of a file; shorter if the file ends before.
+
+        Raises:
+            OSError: It does not exist, or cannot be read.
+        """
+
+    def write(self, name: str, content: bytes, *, durable: bool = True) -> None:
         """Write a file, replacing one of that name.
+
+        Args:
+            name: Name of the file.
+            content: Its content.
+            durable: The file must survive power loss. An object always does.
 
         Raises:
             TransientError: The disk is full, or the object store does not answer.
+        """
+
+    def new_file(self, folder: str) -> AbstractContextManager[NewFile]:
+        """Return a new file in a folder of the store. It is named when it is complete.
+
+        Raises:
+            TransientError: The disk is full, or the object store does not answer.
+        """
+
+    def exclusive(self, name: str) -> AbstractContextManager[None]:
+        """Let one process at a time change a file on disk; others wait.
+
+        Object stores have conditional writes instead; see `put_if_match`.
+
+        Raises:
+            TransientError: Another process still changes it after `_LOCK_SECONDS`.
         """
 
     def get_with_etag(self, name: str) -> tuple[bytes, str | None]:
@@ -561,6 +635,29 @@ class Store(Protocol):
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove files. Missing files are ignored."""
+
+
+class NewFile:
+    """A file that is written in a store; see `Store.new_file`.
+
+    Args:
+        writer: Writes the file.
+
+    Attributes:
+        file: File to write to.
+    """
+
+    def __init__(self, writer: AtomicWriter) -> None:
+        self._writer = writer
+        self.file: BinaryIO = writer.file
+
+    def name_as(self, name: str) -> None:
+        """Set the name that the file gets when the `with` block ends."""
+        self._writer.rename(name)
+
+
+_LOCK_SECONDS = 60.0
+"""How long a process waits for another one that changes the same file."""
 
 
 @dataclass(frozen=True)
@@ -592,22 +689,59 @@ class LocalStore:
         Links, pipes and devices are refused, in the folder and in its subfolders. They could lead
         out of the folder, or block the reader.
         """
+        with self._open(name) as file:
+            return file.read()
+
+    def read_range(self, name: str, start: int, size: int) -> bytes:
+        """Read a part of a file; links are refused as in `read`."""
+        with self._open(name) as file:
+            file.seek(start)
+            return file.read(size)
+
+    def _open(self, name: str) -> BinaryIO:
         path = self.path / name
         if (link := self._find_link(name)) is not None:
             raise OSError(errno.ELOOP, "it is a link, and links are not followed", str(link))
         flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         flags |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-        with os.fdopen(os.open(path, flags), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
-            return file.read()
+        file = os.fdopen(os.open(path, flags), "rb")
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
+        return file
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes, *, durable: bool = True) -> None:
         """Write a file. Links in the folder are refused, because they could lead out of it."""
+        self._refuse_link(name)
+        with atomic_write(self.path / name, durable=durable) as file:
+            file.write(content)
+
+    @contextmanager
+    def new_file(self, folder: str) -> Iterator[NewFile]:
+        """Return a new file in a folder."""
+        self._refuse_link(f"{folder}/new")
+        with AtomicWriter(self.path / folder / "new") as writer, writer.guard_io():
+            yield NewFile(writer)
+
+    @contextmanager
+    def exclusive(self, name: str) -> Iterator[None]:
+        """Let one process at a time change a file: it holds a lock on a hidden file beside it."""
+        self._refuse_link(f".{name}.lock")
+        path = self.path / f".{name}.lock"
+        try:
+            make_folders(self.path)
+            with create_file(path, append=True) as file:
+                _wait_for_lock(file.fileno(), self.path / name)
+                yield
+        except PermissionError as error:
+            raise TransientError(
+                f"Cannot write `{path}`: {error.strerror}. Fix the folder's permissions, or choose "
+                "another path."
+            ) from error
+
+    def _refuse_link(self, name: str) -> None:
         if (link := self._find_link(name)) is not None:
             raise UsageError(f"`{link}` is a link, and links are not followed. Remove it.")
-        with atomic_write(self.path / name) as file:
-            file.write(content)
 
     def _find_link(self, name: str) -> Path | None:
         """Return the file, or a subfolder that leads to it, if that is a link."""
@@ -656,9 +790,23 @@ class ObjectStore:
         """Read an object."""
         return read_object(self.base / name)
 
-    def write(self, name: str, content: bytes) -> None:
+    def read_range(self, name: str, start: int, size: int) -> bytes:
+        """Read a part of an object."""
+        return read_object_range(self.base / name, start, size)
+
+    def write(self, name: str, content: bytes, *, durable: bool = True) -> None:  # noqa: ARG002 - objects are durable
         """Write an object."""
         write_object(self.base / name, content)
+
+    @contextmanager
+    def new_file(self, folder: str) -> Iterator[NewFile]:
+        """Return a new object, which is written on disk first."""
+        with _UploadWriter(self.base / folder / "new") as writer, writer.guard_io():
+            yield NewFile(writer)
+
+    def exclusive(self, name: str) -> AbstractContextManager[None]:  # noqa: ARG002 - conditional writes instead
+        """Lock nothing."""
+        return nullcontext()
 
     def get_with_etag(self, name: str) -> tuple[bytes, str | None]:
         """Read an object and its ETag."""

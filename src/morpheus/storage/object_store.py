@@ -512,6 +512,14 @@ def read_object(path: ObjectPath) -> bytes:
     return get_with_etag(path)[0]
 
 
+def read_object_range(path: ObjectPath, start: int, size: int) -> bytes:
+    """Read a part of an object, shorter if the object ends before; raises as `read_object` does."""
+    with translate_errors(path, READ):
+        import obstore  # noqa: PLC0415 - an extra
+
+        return bytes(obstore.get_range(get_object_store(path), path.key, start=start, length=size))
+
+
 def get_with_etag(path: ObjectPath) -> tuple[bytes, str | None]:
     """Read an object and its ETag; raises as `read_object` does."""
     with translate_errors(path, READ):
@@ -606,6 +614,7 @@ __all__ = [
     "parse_location",
     "put_if_match",
     "read_object",
+    "read_object_range",
     "storage_options",
     "stream_object",
     "write_object",

@@ -1,0 +1,1228 @@
+"""Versions of a model store: numbered, named by aliases, and published in one piece.
+
+A store with versions is a folder, on disk or in an object store:
+
+    store.json               the manifest: versions and aliases, replaced in one step
+    indexes/<sha256>.json    cards of the users that a version changed, and where their files are
+    packs/<sha256>.pack      fingerprints, one after the other
+
+A version is a list of indexes; the first one that has a user counts. So a version that changes ten
+users of 10,000 writes ten fingerprints and ten cards. Packs and indexes are written first and never
+change. A version exists once the manifest has it. With a key, the manifest is signed. It has the
+checksum of each index, and an index has that of each fingerprint, so these are signed too.
+
+A folder that `index.json` describes has no versions; it is read as version 1, and the first
+publication turns it into a store with versions.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Annotated
+
+import msgspec
+
+from morpheus.errors import ModelCorruptedError, TransientError, UsageError
+from morpheus.models.profile import Fingerprint, InputSpec, ModelCard, list_names
+from morpheus.models.store import (
+    GC_GRACE,
+    INDEX_FILE,
+    MAX_CAS_RETRIES,
+    MODEL_DIR,
+    RETRAIN_HINT,
+    ModelStore,
+    check_signature,
+    display_path,
+    dump_fingerprint,
+    model_path,
+    read_key,
+    sign_text,
+)
+from morpheus.storage.atomic import Location, Store, open_store
+from morpheus.text import format_count, suggest
+
+logger = logging.getLogger(__name__)
+
+MANIFEST_FILE = "store.json"
+MANIFEST_VERSION = 1
+INDEX_DIR, PACK_DIR = "indexes", "packs"
+CHAMPION, CANDIDATE = "champion", "candidate"
+"""Aliases of the version that runs use, and of the one that may become it."""
+MAX_INDEXES = 8
+"""Number of indexes of a version above which they are joined into one."""
+MAX_FORMER = 100
+"""Number of versions that an alias has named before, and that are remembered."""
+KEPT_VERSIONS = 10
+"""Number of latest versions that `prune` keeps by default."""
+ANCHOR_AGE = timedelta(days=60)
+"""Minimum age of an anchor: a version from before anything that happens now."""
+ANCHOR_SPACING = timedelta(days=30)
+"""`prune` keeps one version of each period of this length until it can be an anchor."""
+_ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+_SUFFIX = re.compile(r"(?P<location>.+)@(?P<which>[0-9]+|[a-z][a-z0-9_-]{0,63})", re.DOTALL)
+
+
+_Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class StoredVersion(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A version, as the manifest describes it.
+
+    Attributes:
+        number: Its number, from 1.
+        created: When it was published, ISO 8601.
+        indexes: Checksums of its indexes; the first one that has a user counts.
+        users: Number of users.
+        changed: Number of users that it changed.
+        parent: Number of the version that it started from; None without one.
+        note: Note of the publisher.
+        period: First and last time of the training events, ISO 8601; empty if not known.
+    """
+
+    number: int
+    created: str
+    indexes: tuple[Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64})?$")], ...]
+    users: int
+    changed: int
+    parent: int | None = None
+    note: str = ""
+    period: tuple[str, str] = ("", "")
+
+    def __post_init__(self) -> None:
+        """Reject text that is not a time: a damaged manifest would fail much later."""
+        for text in (self.created, *self.period):
+            if text:
+                datetime.fromisoformat(text)
+
+    @property
+    def created_at(self) -> datetime:
+        """When it was published."""
+        return datetime.fromisoformat(self.created)
+
+
+class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a store has.
+
+    Attributes:
+        next_number: Number of the next version.
+        versions: The versions, by ascending number.
+        aliases: Number of the version that each alias names.
+        former: Numbers of the versions that each alias named before, the latest last.
+    """
+
+    next_number: int = 1
+    versions: tuple[StoredVersion, ...] = ()
+    aliases: dict[str, int] = {}
+    former: dict[str, tuple[int, ...]] = {}
+
+    def find(self, number: int) -> StoredVersion | None:
+        """Return a version; None if there is none of this number."""
+        return next((each for each in self.versions if each.number == number), None)
+
+    def with_alias(self, name: str, number: int) -> Manifest:
+        """Return a manifest in which an alias names a version."""
+        before = self.aliases.get(name)
+        if before == number:
+            return self
+        former = self.former.get(name, ())
+        if before is not None:
+            former = (*former, before)[-MAX_FORMER:]
+        return msgspec.structs.replace(
+            self,
+            aliases=self.aliases | {name: number},
+            former=self.former | ({name: former} if former else {}),
+        )
+
+    def lineage(self, number: int, alias: str | None = None) -> Iterator[StoredVersion]:
+        """Return the versions before one, the latest first.
+
+        These are the versions that the alias named before, and then the one that the version
+        started from, the one before that, and so on.
+        """
+        seen = {number}
+        numbers = [*reversed(self.former.get(alias or "", ()))]
+        start = self.find(number)
+        while start is not None and start.parent is not None and start.parent not in numbers:
+            numbers.append(start.parent)
+            start = self.find(start.parent)
+        for each in numbers:
+            found = self.find(each)
+            if found is not None and each not in seen:
+                seen.add(each)
+                yield found
+
+
+class _ManifestFile(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The file: the manifest as JSON text, its SHA-256, and its signature, if any."""
+
+    version: int
+    sha256: str
+    manifest: msgspec.Raw
+    signature: str = ""
+
+
+class _Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A user in an index.
+
+    Attributes:
+        version: Number of the version that published the fingerprint.
+        card: The card, with the size and the checksum of the fingerprint.
+        pack: Position of its pack in the list of the index; -1 for a file of its own.
+        start: Position of its first byte in the pack.
+    """
+
+    version: int
+    card: ModelCard
+    pack: int = -1
+    start: int = 0
+
+
+class _Index(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An index.
+
+    Attributes:
+        packs: Names of the packs.
+        users: JSON text of the `_Entry` of each user.
+        everyone: `_Entry` of the global model, if there is one.
+        inputs: The input that the fingerprints fit; None if it is not known.
+        trained_until: Time of the latest training event, ISO 8601; empty if it is not known.
+        empty_features: Features without a value in any training event.
+    """
+
+    packs: tuple[_Digest, ...]
+    users: dict[str, msgspec.Raw]
+    everyone: msgspec.Raw | None = None
+    inputs: InputSpec | None = None
+    trained_until: str = ""
+    empty_features: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A fingerprint that a store has.
+
+    Attributes:
+        card: Its card, with `version`.
+        pack: Name of its pack; empty for a file of its own.
+        start: Position of its first byte in the pack.
+    """
+
+    card: ModelCard
+    pack: str = ""
+    start: int = 0
+
+
+_ENTRY_DECODER = msgspec.json.Decoder(_Entry)
+_RawEntry = tuple[tuple[str, ...], msgspec.Raw]
+"""Packs of an index, and the JSON text of an `_Entry` in it."""
+
+
+def _decode_entry(raw: _RawEntry, user: str) -> Placed:
+    packs, text = raw
+    try:
+        entry = _ENTRY_DECODER.decode(text)
+        pack = "" if entry.pack < 0 else packs[entry.pack]
+    except (msgspec.DecodeError, IndexError) as error:
+        raise ModelCorruptedError(
+            f"The card of {user!r} in a model store is not one that morpheus wrote ({error}). "
+            f"{RETRAIN_HINT}."
+        ) from error
+    return Placed(msgspec.structs.replace(entry.card, version=entry.version), pack, entry.start)
+
+
+class PlacedModels(Mapping[str, Placed]):
+    """The fingerprints of a version by user, decoded when used: there can be many.
+
+    Args:
+        texts: For each user, the packs of the index, and the JSON text of the entry.
+    """
+
+    def __init__(self, texts: dict[str, _RawEntry]) -> None:
+        self.texts = texts
+
+    def __getitem__(self, user: str) -> Placed:
+        return _decode_entry(self.texts[user], user)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.texts)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __contains__(self, user: object) -> bool:
+        return user in self.texts
+
+
+class _PlacedCards(Mapping[str, ModelCard]):
+    """The cards of placed fingerprints."""
+
+    def __init__(self, placed: Mapping[str, Placed]) -> None:
+        self._placed = placed
+
+    def __getitem__(self, user: str) -> ModelCard:
+        return self._placed[user].card
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._placed)
+
+    def __len__(self) -> int:
+        return len(self._placed)
+
+    def __contains__(self, user: object) -> bool:
+        return user in self._placed
+
+    def __repr__(self) -> str:
+        return f"<cards of {len(self):,} users>"
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """A damaged fingerprint, or a damaged version, for which an earlier one is used.
+
+    Attributes:
+        user: The user; None for a whole version, and empty for the global model.
+        damaged: Number of the version that is damaged.
+        used: Number of the version that is used.
+    """
+
+    user: str | None
+    damaged: int
+    used: int
+
+
+@dataclass(frozen=True)
+class ModelVersion(ModelStore):
+    """A version of a store, read as a store.
+
+    Attributes:
+        number: Its number.
+        placed: Its fingerprints.
+        placed_global: Its global model, if there is one.
+        earlier: Returns the versions to use instead of a damaged fingerprint, the latest first.
+        replaced: The damaged fingerprints for which an earlier one was loaded.
+    """
+
+    number: int = 1
+    placed: Mapping[str, Placed] = field(default_factory=dict)
+    placed_global: Placed | None = None
+    earlier: Callable[[], Iterable[ModelVersion]] = field(default=tuple, repr=False, compare=False)
+    replaced: list[Replaced] = field(default_factory=list, compare=False)
+
+    def read_contents(self, users: Iterable[str]) -> Iterator[tuple[ModelCard, bytes]]:
+        """Read the files of users who have a fingerprint; the empty user is the global model.
+
+        Raises:
+            ModelCorruptedError: A file is missing or damaged.
+        """
+        for user in users:
+            placed = self.find_placed(user)
+            if placed is not None:
+                yield placed.card, self._read_content(placed.card, user)
+
+    def find_placed(self, user: str) -> Placed | None:
+        """Return where the fingerprint of a user is; empty text stands for the global model."""
+        return self.placed.get(user) if user else self.placed_global
+
+    def _read_bytes(self, card: ModelCard, user: str) -> bytes:
+        placed = self.find_placed(user)
+        if placed is None or not placed.pack:
+            return super()._read_bytes(card, user)
+        return self.folder.read_range(f"{PACK_DIR}/{placed.pack}.pack", placed.start, card.size)
+
+    def _describe(self, card: ModelCard, user: str) -> str:
+        whose = f"fingerprint of {user!r}" if user else "global model"
+        return f"{self.folder}: {whose} of version {card.version}"
+
+    def load_own(self, user: str) -> Fingerprint:
+        """Load a fingerprint; if it is damaged, the one of an earlier version."""
+        try:
+            return super().load_own(user)
+        except ModelCorruptedError as error:
+            placed = self.find_placed(user)
+            assert placed is not None  # noqa: S101 - its file was read
+            found = self._load_earlier(user, placed.card)
+            if found is None:
+                raise
+            self.replaced.append(Replaced(user, placed.card.version, found.card.version))
+            logger.error(  # noqa: TRY400 - a message for the operator, not a traceback
+                "%s Version %d is used instead.", error, found.card.version
+            )
+            return found
+
+    def _load_earlier(self, user: str, damaged: ModelCard) -> Fingerprint | None:
+        tried = {damaged.sha256}
+        for version in self.earlier():
+            placed = version.find_placed(user)
+            if placed is None or placed.card.sha256 in tried:
+                continue
+            tried.add(placed.card.sha256)
+            try:
+                return ModelStore.load_own(version, user)
+            except ModelCorruptedError:
+                continue
+        return None
+
+
+def split_location(text: str) -> tuple[str, str]:
+    """Split `STORE@version` into the location and the alias or number.
+
+    >>> split_location("models@candidate"), split_location("s3://soc/models")
+    (('models', 'candidate'), ('s3://soc/models', ''))
+    """
+    match = _SUFFIX.fullmatch(text)
+    if match is None or "/" in match["which"]:
+        return text, ""
+    return match["location"], match["which"]
+
+
+@dataclass(frozen=True)
+class VersionedStore:
+    """A store with versions.
+
+    Attributes:
+        folder: The folder.
+        key: The key that signs the store; None without one.
+    """
+
+    folder: Store
+    key: bytes | None = field(default=None, repr=False)
+
+    @classmethod
+    def open(cls, location: Location, key: bytes | None = None) -> VersionedStore:
+        """Open a store, which need not exist yet.
+
+        Args:
+            location: The folder: a path, or a URL such as `s3://bucket/folder`.
+            key: The key of a signed store; by default that of the environment.
+        """
+        return cls(open_store(location), key or read_key())
+
+    # Read.
+
+    def read_manifest(self) -> Manifest:
+        """Read the manifest; that of an empty store if there is none.
+
+        Raises:
+            ModelCorruptedError: It is damaged, or another version of morpheus wrote it.
+            UsageError: The key is missing or wrong.
+        """
+        return self._parse(self._read_manifest()[0])
+
+    def read_etag(self) -> object:
+        """Return a value that changes when the manifest does, to find new versions cheaply."""
+        content, etag = self._read_manifest()
+        return etag or sha256(content).digest()
+
+    def versions(self) -> tuple[StoredVersion, ...]:
+        """Return the versions, by ascending number."""
+        return self.read_manifest().versions
+
+    def resolve(self, which: str | int = CHAMPION) -> int:
+        """Return the number of a version.
+
+        Args:
+            which: An alias or a number.
+
+        Raises:
+            UsageError: There is no such version or alias.
+        """
+        return self._resolve(self.read_manifest(), which).number
+
+    def find_alias(self, name: str) -> int | None:
+        """Return the number of the version that an alias names; None if it names none."""
+        return self.read_manifest().aliases.get(name)
+
+    def find_anchor(self, age: timedelta = ANCHOR_AGE) -> int | None:
+        """Return the latest version that is at least this old and has been champion.
+
+        If none has been champion, any version of this age counts. None if there is none.
+        """
+        manifest, latest = self.read_manifest(), datetime.now(UTC) - age
+        old = [each.number for each in manifest.versions if each.created_at <= latest]
+        trusted = {*manifest.former.get(CHAMPION, ()), manifest.aliases.get(CHAMPION)}
+        return max([each for each in old if each in trusted] or old, default=None)
+
+    def open_version(self, which: str | int = CHAMPION) -> ModelVersion:
+        """Open a version. If it is damaged, the one before it is opened, with a message.
+
+        Args:
+            which: An alias or a number.
+
+        Raises:
+            UsageError: There is no such version or alias.
+            ModelCorruptedError: It is damaged, and so are those before it.
+        """
+        manifest = self.read_manifest()
+        version = self._resolve(manifest, which)
+        alias = which if isinstance(which, str) and which in manifest.aliases else None
+        earlier = list(manifest.lineage(version.number, alias))
+        try:
+            return self._open(version, earlier)
+        except ModelCorruptedError as error:
+            for position, before in enumerate(earlier):
+                try:
+                    opened = self._open(before, earlier[position + 1 :])
+                except ModelCorruptedError:
+                    continue
+                logger.error(  # noqa: TRY400 - a message for the operator, not a traceback
+                    "%s Version %d is used instead.", error, before.number
+                )
+                opened.replaced.append(Replaced(None, version.number, before.number))
+                return opened
+            raise
+
+    def load(self, user: str, which: str | int = CHAMPION) -> Fingerprint | None:
+        """Load the fingerprint of a user in a version, or its global model; None without either.
+
+        Raises:
+            UsageError: There is no such version or alias.
+            ModelCorruptedError: The fingerprint is damaged in this version and in those before.
+        """
+        return self.open_version(which).load(user)
+
+    # Publish.
+
+    def reserve(self) -> int:
+        """Take the number of a version that will be published later.
+
+        Raises:
+            TransientError: The folder cannot be written.
+        """
+        after = self._change(
+            lambda manifest: msgspec.structs.replace(manifest, next_number=manifest.next_number + 1)
+        )
+        return after.next_number - 1
+
+    def publish(  # noqa: PLR0913 - what the new version says about itself
+        self,
+        fingerprints: Iterable[Fingerprint],
+        *,
+        alias: str | None = CANDIDATE,
+        base: str | int | None = CHAMPION,
+        note: str = "",
+        period: tuple[str, str] = ("", ""),
+        number: int | None = None,
+        facts: ModelFacts | None = None,
+    ) -> int:
+        """Publish a version in one piece: the fingerprints, and those of all other users of a base.
+
+        The first version of a store also becomes the champion.
+
+        Args:
+            fingerprints: The fingerprints that change. One with the empty user is the global model.
+            alias: Alias that names the new version; None for none.
+            base: Version whose other users are kept: an alias or a number. None for no other users.
+                In a store without versions there is none.
+            note: Note for people.
+            period: First and last time of the training events, ISO 8601. Default: those of the
+                cards.
+            number: Number that `reserve` returned; None for the next one.
+            facts: What the fingerprints fit. Default: that of the base.
+
+        Returns:
+            The number of the version.
+
+        Raises:
+            UsageError: There is no such base, or a name is no alias.
+            TransientError: The folder cannot be written.
+        """
+        placed = list(self._write_pack(fingerprints))
+        draft = NewVersion(placed, base, note, period, number, facts)
+        return self.publish_placed(draft, alias)
+
+    def publish_placed(self, draft: NewVersion, alias: str | None) -> int:
+        """Publish a version of fingerprints whose files are written; see `publish`."""
+        if alias is not None:
+            check_alias(alias)
+        made: list[int] = []
+
+        def add(manifest: Manifest) -> Manifest:
+            version = self._add_version(manifest, draft)
+            made[:] = [version.number]
+            versions = sorted((*manifest.versions, version), key=lambda each: each.number)
+            after = msgspec.structs.replace(
+                manifest,
+                versions=tuple(versions),
+                next_number=max(manifest.next_number, version.number + 1),
+            )
+            names = {alias} - {None} | ({CHAMPION} - after.aliases.keys())
+            for name in sorted(str(each) for each in names):
+                after = after.with_alias(name, version.number)
+            return after
+
+        self._change(add)
+        return made[0]
+
+    # Aliases.
+
+    def set_alias(self, name: str, which: str | int) -> int:
+        """Let an alias name a version, and return its number.
+
+        Raises:
+            UsageError: The name is no alias, or there is no such version.
+        """
+        check_alias(name)
+        after = self._change(
+            lambda manifest: manifest.with_alias(name, self._resolve(manifest, which).number)
+        )
+        return after.aliases[name]
+
+    def promote(
+        self, users: Collection[str] | None = None, *, source: str | int = CANDIDATE, note: str = ""
+    ) -> int:
+        """Make a version the champion, for all users or for some.
+
+        For some users, a new version is published: the champion with their fingerprints of the
+        source.
+
+        Args:
+            users: The users; None for all.
+            source: The version: an alias or a number.
+            note: Note of the new version.
+
+        Returns:
+            The number of the champion.
+
+        Raises:
+            UsageError: There is no such version, or a user has no fingerprint in it.
+        """
+        if users is None:
+            return self.set_alias(CHAMPION, source)
+        version = self.open_version(source)
+        placed = [self._find_user(version, user) for user in sorted(users)]
+        note = note or f"{format_count(len(users), 'user')} from version {version.number}"
+        return self.publish_placed(NewVersion(placed, CHAMPION, note), CHAMPION)
+
+    def find_former(self, user: str | None = None) -> StoredVersion:
+        """Return the version that `rollback` returns to.
+
+        Args:
+            user: The user whose fingerprint is restored; None for all users.
+
+        Raises:
+            UsageError: There is none.
+        """
+        manifest = self.read_manifest()
+        champion = self._resolve(manifest, CHAMPION)
+        if user is None:
+            found = next(iter(self._former(manifest)), None)
+            if found is None:
+                raise UsageError(
+                    f"{self.folder}: the champion is version {champion.number}, and no other "
+                    "version was champion before. `morpheus models promote` selects a version."
+                )
+            return found
+        now = self._find_user(self._open(champion), user).card.sha256
+        for version in manifest.lineage(champion.number, CHAMPION):
+            placed = self._open(version).find_placed(user)
+            if placed is not None and placed.card.sha256 != now:
+                return version
+        raise UsageError(
+            f"{self.folder}: no version before {champion.number} has another fingerprint of "
+            f"{user!r}."
+        )
+
+    def rollback(self, users: Collection[str] | None = None, *, note: str = "") -> int:
+        """Make the champion before this one the champion again, for all users or for some.
+
+        For some users, a new version is published: the champion with their fingerprints of the
+        versions before.
+
+        Args:
+            users: The users; None for all.
+            note: Note of the new version.
+
+        Returns:
+            The number of the champion.
+
+        Raises:
+            UsageError: There is no version to return to.
+        """
+        if users is not None:
+            placed = [
+                self._find_user(self._open(self.find_former(user)), user) for user in sorted(users)
+            ]
+            note = note or f"rollback of {format_count(len(users), 'user')}"
+            return self.publish_placed(NewVersion(placed, CHAMPION, note), CHAMPION)
+        self.find_former()
+
+        def restore(manifest: Manifest) -> Manifest:
+            former = [each.number for each in self._former(manifest)]
+            if not former:
+                return manifest
+            rest = tuple(reversed(former[1:]))
+            return msgspec.structs.replace(
+                manifest,
+                aliases=manifest.aliases | {CHAMPION: former[0]},
+                former=manifest.former | {CHAMPION: rest},
+            )
+
+        return self._change(restore).aliases[CHAMPION]
+
+    # Clean up.
+
+    def find_kept(self, keep: int = KEPT_VERSIONS) -> dict[int, str]:
+        """Return the versions that `prune` keeps, each with the reason.
+
+        Args:
+            keep: Number of latest versions to keep.
+        """
+        manifest, now = self.read_manifest(), datetime.now(UTC)
+        return _find_kept(manifest, max(keep, 0), now)
+
+    def prune(self, keep: int = KEPT_VERSIONS) -> list[int]:
+        """Remove old versions, and the files that no other version needs.
+
+        What an alias names stays, and so do the champion before it, the anchor (the latest version
+        of at least `ANCHOR_AGE`) and one version of each `ANCHOR_SPACING` since then.
+
+        Args:
+            keep: Number of latest versions to keep.
+
+        Returns:
+            Numbers of the removed versions.
+
+        Raises:
+            TransientError: The folder cannot be written.
+        """
+        removed: list[int] = []
+
+        def drop(manifest: Manifest) -> Manifest:
+            kept = _find_kept(manifest, max(keep, 0), datetime.now(UTC))
+            removed[:] = [each.number for each in manifest.versions if each.number not in kept]
+            versions = tuple(each for each in manifest.versions if each.number in kept)
+            former = {
+                name: tuple(each for each in numbers if each in kept)
+                for name, numbers in manifest.former.items()
+            }
+            return msgspec.structs.replace(manifest, versions=versions, former=former)
+
+        before = self.read_manifest()
+        after = self._change(drop)
+        self._remove_files(before, after)
+        return removed
+
+    def erase(self, users: Collection[str]) -> None:
+        """Remove the fingerprints of some users from all versions, and at once from all files.
+
+        Users without a fingerprint are ignored.
+
+        Raises:
+            ModelCorruptedError: A version is damaged.
+            TransientError: The folder cannot be written.
+        """
+        before = self.read_manifest()
+        # Packs hold many users, so what is left of each pack is written again.
+        moved: dict[str, Placed] = {}
+
+        def rewrite(manifest: Manifest) -> Manifest:
+            versions = [
+                self._without(each, self._open(each), frozenset(users), moved)
+                for each in manifest.versions
+            ]
+            return msgspec.structs.replace(manifest, versions=tuple(versions))
+
+        after = self._change(rewrite)
+        self._remove_files(before, after)
+
+    def export(self, location: Location, which: str | int = CHAMPION) -> int:
+        """Copy a version to another store, which then has this version alone.
+
+        Args:
+            location: The other store.
+            which: The version: an alias or a number.
+
+        Returns:
+            The number of the version.
+
+        Raises:
+            UsageError: The other store has versions already.
+            ModelCorruptedError: A fingerprint is damaged.
+            TransientError: The other store cannot be written.
+        """
+        target = VersionedStore(open_store(location), self.key)
+        if target.versions():
+            raise UsageError(f"{target.folder}: has versions already. Give a new folder.")
+        version = self.open_version(which)
+        origin = self.read_manifest().find(version.number)
+        users = [*version.cards, *([] if version.global_card is None else [""])]
+        copied = target.write_contents(version.read_contents(users))
+        numbers = {user: placed.card.version for user, placed in _by_user(version, users)}
+        placed = [
+            replace(each, card=msgspec.structs.replace(each.card, version=numbers[each.card.user]))
+            for each in copied
+        ]
+        note, period = ("", ("", "")) if origin is None else (origin.note, origin.period)
+        draft = NewVersion(
+            placed, None, note, period, version.number, ModelFacts.from_store(version)
+        )
+        return target.publish_placed(draft, CHAMPION)
+
+    # Inner parts.
+
+    @property
+    def _path(self) -> str:
+        return display_path(self.folder, MANIFEST_FILE)
+
+    def _read_manifest(self) -> tuple[bytes, str | None]:
+        try:
+            return self.folder.get_with_etag(MANIFEST_FILE)
+        except OSError as error:
+            raise ModelCorruptedError(
+                f"{self._path}: cannot be read ({error.strerror}). Restore it from a copy."
+            ) from error
+
+    def _parse(self, content: bytes) -> Manifest:
+        if not content:
+            return self._read_unversioned()
+        try:
+            version = msgspec.json.decode(content, type=_FileVersion).version
+            if version != MANIFEST_VERSION:
+                age = "an older" if version < MANIFEST_VERSION else "a newer"
+                raise ModelCorruptedError(
+                    f"{self._path}: {age} version of morpheus wrote it (format {version}; this "
+                    f"version reads format {MANIFEST_VERSION})."
+                )
+            file = msgspec.json.decode(content, type=_ManifestFile)
+            if sha256(file.manifest).hexdigest() != file.sha256:
+                raise ModelCorruptedError(
+                    f"{self._path}: does not match its checksum. {RETRAIN_HINT}."
+                )
+            check_signature(file.manifest, file.signature, self._path, self.key, "manifest")
+            return msgspec.json.decode(file.manifest, type=Manifest)
+        except msgspec.DecodeError as error:
+            raise ModelCorruptedError(
+                f"{self._path}: is not the manifest of a model store. {RETRAIN_HINT}."
+            ) from error
+
+    def _dump(self, manifest: Manifest) -> bytes:
+        text = msgspec.json.encode(manifest)
+        signature = sign_text(text, self.key, "manifest")
+        return msgspec.json.encode(
+            _ManifestFile(MANIFEST_VERSION, sha256(text).hexdigest(), msgspec.Raw(text), signature)
+        )
+
+    def _read_unversioned(self) -> Manifest:
+        """Return the manifest of a folder without versions: it has version 1."""
+        store = ModelStore.find(str(self.folder), self.key)
+        if store is None or not (store.cards or store.global_card):
+            return Manifest()
+        until = store.trained_until
+        created = until or datetime.fromtimestamp(0, UTC).isoformat()
+        version = StoredVersion(
+            1, created, ("",), len(store.cards), len(store.cards), period=("", until)
+        )
+        return Manifest(2, (version,), {CHAMPION: 1})
+
+    def _change(self, change: Callable[[Manifest], Manifest]) -> Manifest:
+        """Replace the manifest by the one that follows from it, and return that."""
+        with self.folder.exclusive(MANIFEST_FILE):
+            for _ in range(MAX_CAS_RETRIES):
+                content, etag = self._read_manifest()
+                before = self._parse(content)
+                after = change(before)
+                if not content:
+                    after = self._adopt(after)
+                if after == before and content:
+                    return after
+                if self.folder.put_if_match(MANIFEST_FILE, self._dump(after), etag):
+                    if not content:
+                        self.folder.remove([INDEX_FILE])
+                    return after
+        raise TransientError(
+            f"{self._path}: other runs keep writing it. Run again, or give this run a folder of "
+            "its own."
+        )
+
+    def _adopt(self, manifest: Manifest) -> Manifest:
+        """Write the index of version 1 of a folder without versions."""
+        if not any("" in each.indexes for each in manifest.versions):
+            return manifest
+        store = ModelStore.open(str(self.folder), self.key)
+        digest = self._write_index(_index_of_store(store))
+        versions = tuple(
+            msgspec.structs.replace(each, indexes=tuple(name or digest for name in each.indexes))
+            for each in manifest.versions
+        )
+        return msgspec.structs.replace(manifest, versions=versions)
+
+    def _resolve(self, manifest: Manifest, which: str | int) -> StoredVersion:
+        text = str(which)
+        number = int(text) if text.isdecimal() else manifest.aliases.get(text)
+        found = None if number is None else manifest.find(number)
+        if found is not None:
+            return found
+        if not manifest.versions:
+            raise UsageError(
+                f"{self.folder}: has no versions. Publish one with `train-ae --train_data_glob=... "
+                f"--models_output_filename={self.folder}`."
+            )
+        aliases = sorted(manifest.aliases, key=lambda name: (name != CHAMPION, name))
+        known = [*aliases, *(str(each.number) for each in manifest.versions)]
+        what = f"version {text}" if text.isdecimal() else f"alias `{text}`"
+        raise UsageError(
+            f"{self.folder}: there is no {what}.{suggest(text, known)} There are "
+            f"{list_names(known)}."
+        )
+
+    def _former(self, manifest: Manifest) -> list[StoredVersion]:
+        """Return the versions that were champion before, the latest first."""
+        now = manifest.aliases.get(CHAMPION)
+        numbers = [each for each in reversed(manifest.former.get(CHAMPION, ())) if each != now]
+        return [each for each in map(manifest.find, numbers) if each is not None]
+
+    def _find_user(self, version: ModelVersion, user: str) -> Placed:
+        placed = version.find_placed(user)
+        if placed is None:
+            raise UsageError(
+                f"{self.folder}: version {version.number} has no fingerprint of {user!r}."
+                f"{suggest(user, version.cards)}"
+            )
+        return placed
+
+    def _open(self, version: StoredVersion, earlier: Sequence[StoredVersion] = ()) -> ModelVersion:
+        """Open a version.
+
+        Raises:
+            ModelCorruptedError: An index is damaged.
+        """
+        texts: dict[str, _RawEntry] = {}
+        newest = placed_global = None
+        for digest in reversed(version.indexes):
+            newest = self._read_index(digest, version.number)
+            packs = newest.packs
+            texts.update((user, (packs, raw)) for user, raw in newest.users.items())
+            if newest.everyone is not None:
+                placed_global = _decode_entry((packs, newest.everyone), "")
+        assert newest is not None  # noqa: S101 - a version has at least one index
+        placed = PlacedModels(texts)
+        return ModelVersion(
+            self.folder,
+            _PlacedCards(placed),
+            None if placed_global is None else placed_global.card,
+            newest.inputs,
+            newest.trained_until,
+            newest.empty_features,
+            self.key,
+            version.number,
+            placed,
+            placed_global,
+            lambda: self._open_intact(earlier),
+        )
+
+    def _open_intact(self, versions: Sequence[StoredVersion]) -> Iterator[ModelVersion]:
+        for version in versions:
+            try:
+                yield self._open(version)
+            except ModelCorruptedError:
+                continue
+
+    def _read_index(self, digest: str, number: int) -> _Index:
+        if not digest:
+            return _index_of_store(ModelStore.open(str(self.folder), self.key))
+        name = f"{INDEX_DIR}/{digest}.json"
+        path = f"{display_path(self.folder, name)}: index of version {number}"
+        try:
+            content = self.folder.read(name)
+        except OSError as error:
+            raise ModelCorruptedError(
+                f"{path} cannot be read ({error.strerror}). {RETRAIN_HINT}."
+            ) from error
+        if sha256(content).hexdigest() != digest:
+            raise ModelCorruptedError(f"{path} does not match its checksum. {RETRAIN_HINT}.")
+        try:
+            return msgspec.json.decode(content, type=_Index)
+        except msgspec.DecodeError as error:
+            raise ModelCorruptedError(f"{path} is damaged ({error}). {RETRAIN_HINT}.") from error
+
+    def _write_index(self, index: _Index) -> str:
+        users = dict(sorted(index.users.items()))
+        content = msgspec.json.encode(msgspec.structs.replace(index, users=users))
+        digest = sha256(content).hexdigest()
+        self.folder.write(f"{INDEX_DIR}/{digest}.json", content)
+        return digest
+
+    def _without(
+        self,
+        stored: StoredVersion,
+        version: ModelVersion,
+        users: frozenset[str],
+        moved: dict[str, Placed],
+    ) -> StoredVersion:
+        """Write a version again without some users, and return it.
+
+        Args:
+            stored: The version.
+            version: The same, opened.
+            users: The users.
+            moved: Where fingerprints are now, by checksum; extended.
+        """
+        packs = {placed.pack for user, placed in version.placed.items() if user in users}
+        rest = [placed for user, placed in version.placed.items() if user not in users]
+        if version.placed_global is not None:
+            rest.append(version.placed_global)
+        affected = [each for each in rest if each.pack in packs and each.card.sha256 not in moved]
+        contents = version.read_contents([each.card.user for each in affected])
+        for each in self.write_contents(contents):
+            moved[each.card.sha256] = each
+        placed = [_move(each, moved.get(each.card.sha256)) for each in rest]
+        index = _make_index(placed, stored.number, ModelFacts.from_store(version))
+        return msgspec.structs.replace(
+            stored, indexes=(self._write_index(index),), users=len(index.users)
+        )
+
+    def _remove_files(self, before: Manifest, after: Manifest) -> None:
+        """Remove files that the manifest before needed and the one after does not.
+
+        Other files that nothing needs are removed once they are `GC_GRACE` old, because a run in
+        progress may have written them.
+        """
+        old, kept = self._list_files(before), self._list_files(after)
+        cutoff = datetime.now(UTC) - GC_GRACE
+        for folder in (INDEX_DIR, PACK_DIR, MODEL_DIR):
+            listed = list(self.folder.list_files(folder))
+            self.folder.remove(
+                [
+                    name
+                    for name, modified in listed
+                    if name not in kept and (name in old or modified < cutoff)
+                ]
+            )
+
+    def _list_files(self, manifest: Manifest) -> set[str]:
+        """Return the names of the files that the versions of a manifest need."""
+        names = set[str]()
+        for digest in {each for version in manifest.versions for each in version.indexes}:
+            names.add(f"{INDEX_DIR}/{digest}.json")
+            try:
+                index = self._read_index(digest, 0)
+            except ModelCorruptedError:
+                continue
+            names |= {f"{PACK_DIR}/{pack}.pack" for pack in index.packs}
+            entries = [*index.users.items(), *([("", index.everyone)] if index.everyone else [])]
+            for user, raw in entries:
+                placed = _decode_entry((index.packs, raw), user)
+                if not placed.pack:
+                    names.add(model_path(placed.card.sha256))
+        return names
+
+    def _write_pack(self, fingerprints: Iterable[Fingerprint]) -> Iterator[Placed]:
+        """Write fingerprints into one pack; returns nothing before it is complete."""
+        contents = (
+            (fingerprint.card, dump_fingerprint(fingerprint)) for fingerprint in fingerprints
+        )
+        return iter(self.write_contents(contents))
+
+    def write_contents(self, contents: Iterable[tuple[ModelCard, bytes]]) -> list[Placed]:
+        """Write the files of fingerprints into one pack.
+
+        Args:
+            contents: Card and bytes of each fingerprint.
+
+        Raises:
+            TransientError: The folder cannot be written.
+        """
+        parts: list[tuple[ModelCard, int]] = []
+        first = next(iter(contents := iter(contents)), None)
+        if first is None:
+            return []
+        whole, start = sha256(), 0
+        with self.folder.new_file(PACK_DIR) as new:
+            for card, content in _prepend(first, contents):
+                digest = sha256(content).hexdigest()
+                sizes = {"size": len(content), "sha256": digest, "version": 0}
+                parts.append((msgspec.structs.replace(card, **sizes), start))
+                new.file.write(content)
+                whole.update(content)
+                start += len(content)
+            new.name_as(f"{whole.hexdigest()}.pack")
+        return [Placed(card, whole.hexdigest(), start) for card, start in parts]
+
+    def _add_version(self, manifest: Manifest, draft: NewVersion) -> StoredVersion:
+        """Write the index of a new version, and return it."""
+        number = draft.number or manifest.next_number
+        parent = None
+        if draft.base is not None and manifest.versions:
+            parent = self._resolve(manifest, draft.base)
+        base = None if parent is None else self._open(parent)
+        changed = [each for each in draft.placed if not _has(base, each)]
+        cards = [each.card for each in changed]
+        users = {card.user for card in cards if card.user}
+        index = _make_index(
+            changed, number, (draft.facts or ModelFacts.from_store(base)).update(cards)
+        )
+        before = () if parent is None else parent.indexes
+        if base is not None and len(before) >= MAX_INDEXES:
+            index, before = _join(base, index), ()
+        indexes = (self._write_index(index), *before)
+        known = set[str]() if base is None else base.placed.keys()
+        return StoredVersion(
+            number,
+            datetime.now(UTC).isoformat(timespec="seconds"),
+            indexes,
+            len(known | users),
+            len(users),
+            None if parent is None else parent.number,
+            draft.note,
+            draft.period if any(draft.period) else _find_period(cards),
+        )
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the fingerprints of a version fit; see `ModelStore`."""
+
+    inputs: InputSpec | None = None
+    trained_until: str = ""
+    empty_features: tuple[str, ...] = ()
+
+    @classmethod
+    def from_store(cls, store: ModelStore | None) -> ModelFacts:
+        """Return the facts of a store; None for none."""
+        if store is None:
+            return cls()
+        return cls(store.inputs, store.trained_until, store.empty_features)
+
+    def update(self, cards: Iterable[ModelCard]) -> ModelFacts:
+        """Return the facts with the latest training event of these cards."""
+        until = max([self.trained_until, *(card.last for card in cards)])
+        return replace(self, trained_until=until)
+
+
+@dataclass(frozen=True)
+class NewVersion:
+    """A version before it is published; see `VersionedStore.publish`."""
+
+    placed: Sequence[Placed]
+    base: str | int | None = CHAMPION
+    note: str = ""
+    period: tuple[str, str] = ("", "")
+    number: int | None = None
+    facts: ModelFacts | None = None
+
+
+class _FileVersion(msgspec.Struct, frozen=True):
+    version: int
+
+
+def check_alias(name: str) -> None:
+    """Reject a name that is no alias.
+
+    Raises:
+        UsageError: The name has other characters.
+    """
+    if not _ALIAS.fullmatch(name):
+        raise UsageError(
+            f"`{name}` is no alias. An alias has lower-case letters, digits, `_` and `-`, and "
+            "starts with a letter."
+        )
+
+
+def _find_kept(manifest: Manifest, keep: int, now: datetime) -> dict[int, str]:
+    """Return the numbers of the versions that are kept, each with the reason."""
+    kept: dict[int, str] = {}
+    versions = [*reversed(manifest.versions)]
+    old = [each for each in versions if now - each.created_at >= ANCHOR_AGE]
+    if old:
+        kept[old[0].number] = "anchor"
+    seen = set[int]()
+    for version in manifest.versions:  # the first of each period
+        period = (version.created_at - datetime.fromtimestamp(0, UTC)) // ANCHOR_SPACING
+        if now - version.created_at < ANCHOR_AGE and period not in seen:
+            seen.add(period)
+            kept[version.number] = "future anchor"
+    kept |= {each.number: f"one of the latest {keep}" for each in versions[:keep]}
+    former = [each for each in manifest.former.get(CHAMPION, ()) if manifest.find(each)]
+    kept |= dict.fromkeys(former[-1:], "champion before")
+    return kept | {number: name for name, number in sorted(manifest.aliases.items())}
+
+
+def _by_user(version: ModelVersion, users: Iterable[str]) -> Iterator[tuple[str, Placed]]:
+    for user in users:
+        placed = version.find_placed(user)
+        if placed is not None:
+            yield user, placed
+
+
+def _move(placed: Placed, to: Placed | None) -> Placed:
+    """Return a fingerprint at another place; at its own for None."""
+    return placed if to is None else replace(placed, pack=to.pack, start=to.start)
+
+
+def _has(base: ModelVersion | None, placed: Placed) -> bool:
+    """Return whether a version has the same fingerprint."""
+    known = None if base is None else base.find_placed(placed.card.user)
+    return known is not None and known.card.sha256 == placed.card.sha256
+
+
+def _make_index(placed: Sequence[Placed], number: int, facts: ModelFacts) -> _Index:
+    packs = tuple(sorted({each.pack for each in placed if each.pack}))
+    positions = {pack: position for position, pack in enumerate(packs)}
+    entries = {
+        each.card.user: msgspec.Raw(
+            msgspec.json.encode(
+                _Entry(
+                    each.card.version or number,
+                    msgspec.structs.replace(each.card, version=0),
+                    positions.get(each.pack, -1),
+                    each.start,
+                )
+            )
+        )
+        for each in placed
+    }
+    everyone = entries.pop("", None)
+    return _Index(packs, entries, everyone, facts.inputs, facts.trained_until, facts.empty_features)
+
+
+def _join(base: ModelVersion, index: _Index) -> _Index:
+    """Return the index of a version with those that it started from."""
+    rest = [placed for user, placed in base.placed.items() if user not in index.users]
+    if base.placed_global is not None and index.everyone is None:
+        rest.append(base.placed_global)
+    new = [_decode_entry((index.packs, raw), user) for user, raw in index.users.items()]
+    if index.everyone is not None:
+        new.append(_decode_entry((index.packs, index.everyone), ""))
+    facts = ModelFacts(index.inputs, index.trained_until, index.empty_features)
+    return _make_index([*rest, *new], 0, facts)
+
+
+def _index_of_store(store: ModelStore) -> _Index:
+    """Return the index of a folder without versions."""
+    cards = [store.cards[user] for user in store.cards]
+    if store.global_card is not None:
+        cards.append(store.global_card)
+    return _make_index([Placed(card) for card in cards], 1, ModelFacts.from_store(store))
+
+
+def _find_period(cards: Iterable[ModelCard]) -> tuple[str, str]:
+    """Return the first and the last time of the training events of some cards."""
+    cards = list(cards)
+    first = min((card.first for card in cards if card.first), default="")
+    return first, max((card.last for card in cards if card.last), default="")
+
+
+def _prepend(
+    first: tuple[ModelCard, bytes], rest: Iterable[tuple[ModelCard, bytes]]
+) -> Iterator[tuple[ModelCard, bytes]]:
+    yield first
+    yield from rest
+
+
+def find_models(location: str, key: bytes | None = None) -> ModelVersion | None:
+    """Open a version of a store, or a folder without versions; None if there is none.
+
+    Args:
+        location: The folder, and `@` with an alias or a number. By default the champion.
+        key: The key of a signed store; by default that of the environment.
+    """
+    folder, which = split_location(location)
+    store = VersionedStore.open(folder, key)
+    if not which and not store.versions():
+        return None
+    return store.open_version(which or CHAMPION)

@@ -1,0 +1,416 @@
+"""Versions of model stores: published in one piece, named by aliases, read when damaged."""
+
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+
+from morpheus.errors import ModelCorruptedError, UsageError
+from morpheus.models import versions as module
+from morpheus.models.store import ModelIndex, ModelStore, commit_index, put_model
+from morpheus.models.versions import (
+    CANDIDATE,
+    CHAMPION,
+    Manifest,
+    StoredVersion,
+    VersionedStore,
+    find_models,
+    split_location,
+)
+from people import day, fingerprint
+
+
+@pytest.fixture(scope="module")
+def old():
+    return fingerprint()
+
+
+@pytest.fixture(scope="module")
+def new():
+    return fingerprint(day(500, seed=1))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "models"
+
+
+def named(user, model):
+    return replace(model, card=msgspec.structs.replace(model.card, user=user))
+
+
+def publish(folder, users, model, **options):
+    return VersionedStore.open(folder).publish([named(user, model) for user in users], **options)
+
+
+def events_by_user(folder, which):
+    cards = VersionedStore.open(folder).open_version(which).cards
+    return {user: cards[user].events for user in cards}
+
+
+def test_first_version_is_the_champion_and_loads_unchanged(folder, old):
+    number = publish(folder, ["ann"], old, note="first")
+    store = VersionedStore.open(folder)
+    back = store.load("ann")
+    assert number == store.resolve(CHAMPION) == store.resolve(CANDIDATE) == 1
+    assert msgspec.structs.replace(back.card, size=0, sha256="", version=0) == old.card
+    assert (back.card.version, store.versions()[0].note) == (1, "first")
+    assert store.load("bob") is None
+
+
+def test_next_version_has_the_files_of_changed_users_only(folder, old, new):
+    publish(folder, ["ann", "bob"], old)
+    publish(folder, ["ann"], new)
+    small, large = sorted(path.stat().st_size for path in (folder / "packs").iterdir())
+    version = VersionedStore.open(folder).versions()[1]
+    assert small < large
+    assert (version.users, version.changed, version.parent) == (2, 1, 1)
+    assert events_by_user(folder, 1) == {"ann": 400, "bob": 400}
+    assert events_by_user(folder, 2) == {"ann": 500, "bob": 400}
+    opened = VersionedStore.open(folder).open_version(2)
+    assert {user: card.version for user, card in opened.cards.items()} == {"ann": 2, "bob": 1}
+
+
+def test_unchanged_fingerprint_keeps_its_version(folder, old, new):
+    publish(folder, ["ann", "bob"], old)
+    store = VersionedStore.open(folder)
+    number = store.publish([store.load("bob"), named("ann", new)])
+    assert store.load("bob", number).card.version == 1
+    assert store.versions()[-1].changed == 1
+
+
+def test_candidate_is_not_used_before_it_is_promoted(folder, old, new):
+    publish(folder, ["ann"], old)
+    publish(folder, ["ann"], new)
+    store = VersionedStore.open(folder)
+    assert store.load("ann").card.events == 400
+    assert store.promote() == 2
+    assert store.load("ann").card.events == 500
+    assert store.rollback() == 1
+    assert store.load("ann").card.events == 400
+
+
+def test_users_are_promoted_and_rolled_back_alone(folder, old, new):
+    publish(folder, ["ann", "bob", "eve"], old)
+    publish(folder, ["ann", "bob", "eve"], new)
+    store = VersionedStore.open(folder)
+    assert store.promote(["ann", "bob"]) == 3
+    assert events_by_user(folder, CHAMPION) == {"ann": 500, "bob": 500, "eve": 400}
+    assert store.load("ann").card.version == 2
+    assert store.rollback(["bob"]) == 4
+    assert events_by_user(folder, CHAMPION) == {"ann": 500, "bob": 400, "eve": 400}
+    assert store.load("bob").card.version == 1
+    assert store.rollback() == 3
+
+
+def test_rollback_returns_through_all_former_champions_and_then_says_so(folder, old, new):
+    for model in (old, new, fingerprint(day(450, seed=2))):
+        publish(folder, ["ann"], model, alias=CHAMPION)
+    store = VersionedStore.open(folder)
+    assert [store.rollback(), store.rollback()] == [2, 1]
+    with pytest.raises(UsageError, match=r"the champion is version 1, and no other version was"):
+        store.rollback()
+    with pytest.raises(UsageError, match=r"no version before 1 has another fingerprint of 'ann'"):
+        store.rollback(["ann"])
+
+
+def test_unknown_version_alias_or_user_is_named(folder, old):
+    store = VersionedStore.open(folder)
+    with pytest.raises(UsageError, match=r"has no versions. Publish one with `train-ae"):
+        store.resolve(CHAMPION)
+    publish(folder, ["ann"], old)
+    with pytest.raises(UsageError, match=r"there is no version 7. There are `champion`"):
+        store.resolve(7)
+    with pytest.raises(UsageError, match=r"no alias `champoin`. Did you mean `champion`\?"):
+        store.resolve("champoin")
+    with pytest.raises(UsageError, match=r"version 1 has no fingerprint of 'bob'"):
+        store.promote(["bob"], source=1)
+    with pytest.raises(UsageError, match=r"`9lives` is no alias"):
+        store.set_alias("9lives", 1)
+
+
+def test_many_versions_keep_few_indexes_and_all_users(folder, old):
+    for number in range(2 * module.MAX_INDEXES + 2):
+        publish(folder, [f"user{number}"], old, alias=CHAMPION)
+    store = VersionedStore.open(folder)
+    assert max(len(each.indexes) for each in store.versions()) <= module.MAX_INDEXES
+    assert len(store.open_version().cards) == 2 * module.MAX_INDEXES + 2
+    assert store.load("user3").card.version == 4
+
+
+def test_folder_without_versions_is_version_1_and_is_adopted(folder, old, new):
+    commit_index(folder, ModelIndex.from_cards({"ann": put_model(folder, old)}))
+    store = VersionedStore.open(folder)
+    assert [each.number for each in store.versions()] == [1]
+    assert store.load("ann").card.version == store.load("ann", 1).card.version == 1
+    assert not (folder / "store.json").exists()
+    assert store.publish([named("bob", new)]) == 2
+    assert not (folder / "index.json").exists()
+    assert events_by_user(folder, 1) == {"ann": 400}
+    assert events_by_user(folder, 2) == {"ann": 400, "bob": 500}
+
+
+def test_key_protects_the_manifest(folder, old):
+    key, other = b"k" * 32, b"o" * 32
+    VersionedStore.open(folder, key).publish([old])
+    assert VersionedStore.open(folder, key).load("ann") is not None
+    with pytest.raises(UsageError, match=r"store.json: was signed with another key"):
+        VersionedStore.open(folder, other).versions()
+    with pytest.raises(UsageError, match=r"store.json: is signed, and no key was given"):
+        VersionedStore.open(folder).versions()
+    with pytest.raises(UsageError, match=r"store.json: was signed with another key"):
+        VersionedStore.open(folder, other).publish([old])
+
+
+def test_folder_signed_without_versions_needs_its_key(folder, old):
+    key = b"k" * 32
+    index = ModelIndex.from_cards({"ann": put_model(folder, old)})
+    commit_index(folder, index, key=key)
+    with pytest.raises(UsageError, match=r"is signed, and no key was given"):
+        VersionedStore.open(folder).versions()
+    store = VersionedStore.open(folder, key)
+    store.publish([named("bob", old)])
+    assert store.load("ann").card.events == 400
+
+
+def flip(path, at=-1):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def pack_of(folder, user, which):
+    store = VersionedStore.open(folder)
+    return folder / "packs" / f"{store.open_version(which).find_placed(user).pack}.pack"
+
+
+def test_damaged_fingerprint_is_replaced_by_the_version_before(folder, old, new, caplog):
+    publish(folder, ["ann", "bob"], old)
+    publish(folder, ["ann"], new, alias=CHAMPION)
+    flip(pack_of(folder, "ann", 2))
+    version = VersionedStore.open(folder).open_version()
+    assert version.load("ann").card.version == 1
+    assert [(each.user, each.damaged, each.used) for each in version.replaced] == [("ann", 2, 1)]
+    assert "fingerprint of 'ann' of version 2 does not match its checksum" in caplog.text
+    assert "Version 1 is used instead" in caplog.text
+    assert version.load("bob").card.version == 1
+
+
+def test_damaged_version_is_replaced_by_the_version_before(folder, old, new, caplog):
+    publish(folder, ["ann"], old)
+    publish(folder, ["ann"], new, alias=CHAMPION)
+    newest = VersionedStore.open(folder).versions()[1].indexes[0]
+    (folder / "indexes" / f"{newest}.json").unlink()
+    version = VersionedStore.open(folder).open_version()
+    assert (version.number, version.load("ann").card.events) == (1, 400)
+    assert [(each.damaged, each.used) for each in version.replaced] == [(2, 1)]
+    assert "index of version 2 cannot be read" in caplog.text
+
+
+def test_damage_without_an_earlier_version_is_an_error(folder, old):
+    publish(folder, ["ann"], old)
+    flip(pack_of(folder, "ann", 1))
+    with pytest.raises(
+        ModelCorruptedError, match=r"'ann' of version 1 does not match.*train again"
+    ):
+        VersionedStore.open(folder).load("ann")
+
+
+def test_flipped_byte_in_the_manifest_is_detected(folder, old):
+    publish(folder, ["ann"], old)
+    for at in range(0, (folder / "store.json").stat().st_size, 7):
+        flip(folder / "store.json", at)
+        with pytest.raises(ModelCorruptedError):
+            VersionedStore.open(folder).versions()
+        flip(folder / "store.json", at)
+
+
+def test_index_cannot_point_outside_the_folder(folder, old):
+    publish(folder, ["ann"], old)
+    store = VersionedStore.open(folder)
+    bad = module._Index(("../../secret",), {})  # noqa: SLF001 - an index that morpheus does not write
+    digest = store._write_index(bad)  # noqa: SLF001 - the same
+    version = StoredVersion(9, "2026-01-01T00:00:00+00:00", (digest,), 0, 0)
+    store._change(lambda manifest: Manifest(10, (*manifest.versions, version), {CHAMPION: 9}))  # noqa: SLF001 - the same
+    with pytest.raises(ModelCorruptedError, match=r"is damaged.*packs"):
+        store.open_version(9)
+
+
+PUBLISH = """
+import sys
+sys.path[:0] = sys.argv[2:]
+from dataclasses import replace
+import msgspec
+from morpheus.models.versions import VersionedStore
+store = VersionedStore.open(sys.argv[1])
+known = store.load("ann", 1)
+print("ready", flush=True)
+while True:
+    for seed in range(3, 1000):
+        card = msgspec.structs.replace(known.card, seed=seed, sha256="")
+        cards = [msgspec.structs.replace(card, user=f"u{n}") for n in range(40)]
+        users = [replace(known, card=each) for each in cards]
+        store.publish(users, alias="champion", base=1)
+"""
+
+
+def test_kill_during_publishing_leaves_the_version_before_or_the_new_one(folder, old):
+    publish(folder, ["ann"], old)
+    for wait in (0.0, 0.01, 0.03, 0.05, 0.08, 0.11):
+        process = subprocess.Popen(
+            [sys.executable, "-c", PUBLISH, str(folder), *sys.path],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(wait)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        store = VersionedStore.open(folder)
+        for version in store.versions():
+            opened = store.open_version(version.number)
+            assert len(opened.cards) == version.users == (1 if version.number == 1 else 41)
+            assert all(opened.load(user) is not None for user in opened.cards)
+            assert not opened.replaced
+
+
+APPEND = """
+import sys
+sys.path[:0] = sys.argv[4:]
+from dataclasses import replace
+import msgspec
+from morpheus.models.versions import VersionedStore
+store = VersionedStore.open(sys.argv[1])
+known = store.load("ann", 1)
+for number in range(int(sys.argv[3])):
+    user = f"{sys.argv[2]}{number}"
+    store.publish([replace(known, card=msgspec.structs.replace(known.card, user=user))],
+                  alias="champion")
+"""
+
+
+def test_two_publishers_lose_nothing(folder, old):
+    publish(folder, ["ann"], old)
+    running = [
+        subprocess.Popen([sys.executable, "-c", APPEND, str(folder), name, "8", *sys.path])
+        for name in ("x", "y")
+    ]
+    assert [process.wait() for process in running] == [0, 0]
+    store = VersionedStore.open(folder)
+    assert [each.number for each in store.versions()] == list(range(1, 18))
+    names = {f"{name}{number}" for name in "xy" for number in range(8)} | {"ann"}
+    assert set(store.open_version().cards) == names
+
+
+def test_reserved_number_is_used_and_never_given_twice(folder, old):
+    store = VersionedStore.open(folder)
+    assert store.reserve() == 1
+    assert find_models(str(folder)) is None
+    assert store.publish([named("bob", old)]) == 2
+    assert store.publish([named("ann", old)], number=1, base=None) == 1
+    assert [each.number for each in store.versions()] == [1, 2]
+    assert store.publish([named("eve", old)]) == 3
+
+
+def age(folder, days):
+    """Make versions older, from the first: days before now."""
+    store = VersionedStore.open(folder)
+
+    def change(manifest):
+        ages = dict(zip((each.number for each in manifest.versions), days, strict=True))
+        aged = tuple(
+            msgspec.structs.replace(
+                each, created=(datetime.now(UTC) - timedelta(days=ages[each.number])).isoformat()
+            )
+            for each in manifest.versions
+        )
+        return msgspec.structs.replace(manifest, versions=aged)
+
+    store._change(change)  # noqa: SLF001 - the clock of the store
+
+
+def test_prune_keeps_aliases_the_former_champion_anchors_and_the_latest(folder, old):
+    for number in range(8):
+        publish(folder, [f"u{number}"], old, alias=CHAMPION if number < 4 else CANDIDATE)
+    store = VersionedStore.open(folder)
+    store.set_alias("audited", 1)
+    age(folder, [400, 200, 100, 9, 8, 7, 6, 5])
+    store.promote(source=5)
+    reasons = store.find_kept(keep=1)
+    assert store.find_anchor() == 3
+    assert reasons[1] == "audited"
+    assert reasons[3] == "anchor"
+    assert (reasons[4], reasons[5]) == ("champion before", "champion")
+    removed = store.prune(keep=1)
+    assert 2 in removed
+    assert set(removed) == set(range(1, 9)) - reasons.keys()
+    for version in store.versions():
+        opened = store.open_version(version.number)
+        assert all(opened.load(user) is not None for user in opened.cards)
+
+
+def test_prune_removes_the_files_that_no_other_version_needs(folder, old, new):
+    for model in (old, new, fingerprint(day(450, seed=2))):
+        publish(folder, ["ann"], model, alias=CHAMPION, base=None)
+    packs = [pack_of(folder, "ann", number) for number in (1, 2, 3)]
+    age(folder, [400, 200, 1])
+    assert VersionedStore.open(folder).prune(keep=1) == [1]
+    assert [path.exists() for path in packs] == [False, True, True]
+    assert len(list((folder / "indexes").iterdir())) == 2
+
+
+def test_erased_users_are_in_no_file_of_any_version(folder, old, new):
+    publish(folder, ["ann", "mallory"], old)
+    publish(folder, ["ann", "mallory"], new)
+    store = VersionedStore.open(folder)
+    store.erase(["mallory"])
+    assert [each.users for each in store.versions()] == [1, 1]
+    assert [store.load("ann", number).card.events for number in (1, 2)] == [400, 500]
+    assert store.load("ann", 2).card.version == 2
+    for path in folder.rglob("*"):
+        assert path.is_dir() or b"mallory" not in path.read_bytes(), path
+
+
+def test_exported_version_is_a_store_of_its_own(folder, old, new, tmp_path):
+    publish(folder, ["ann"], old)
+    publish(folder, ["bob"], new, note="with bob")
+    store = VersionedStore.open(folder)
+    assert store.export(tmp_path / "copy", CANDIDATE) == 2
+    copy = VersionedStore.open(tmp_path / "copy")
+    assert [(each.number, each.note) for each in copy.versions()] == [(2, "with bob")]
+    assert [copy.load(user).card.version for user in ("ann", "bob")] == [1, 2]
+    with pytest.raises(UsageError, match=r"has versions already"):
+        store.export(tmp_path / "copy", CANDIDATE)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("models", ("models", "")),
+        ("models@candidate", ("models", "candidate")),
+        ("/a@b/models@12", ("/a@b/models", "12")),
+        ("/a@b/models", ("/a@b/models", "")),
+        ("s3://soc/models@champion", ("s3://soc/models", "champion")),
+    ],
+)
+def test_location_can_name_a_version(text, parts):
+    assert split_location(text) == parts
+
+
+def test_files_can_be_read_by_their_owner_only(folder, old):
+    publish(folder, ["ann"], old)
+    for path in folder.rglob("*"):
+        assert path.stat().st_mode & 0o077 == 0, path
+    assert not list((folder / "packs").glob("*.part"))
+
+
+def test_store_without_versions_opens_as_a_model_store(folder, old):
+    publish(folder, ["ann"], old)
+    assert isinstance(find_models(f"{folder}@1"), ModelStore)
+    assert find_models(str(folder.parent / "other")) is None
