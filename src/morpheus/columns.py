@@ -52,6 +52,10 @@ RATE_PVALUE = "rate_pvalue"
 """Probability that a benign day of the user has a burst as strong as the one up to an event."""
 
 
+LATE = "late"
+"""Whether an event came after the run of its period, or after the allowance for late events."""
+
+
 class ExplanationColumns(NamedTuple):
     """Names of the columns that `explain` adds."""
 
@@ -235,6 +239,7 @@ RESULT_LABELS = {
     PVALUE: "P-value",
     SEVERITY: "Severity of the day so far",
     TS_ANOMALY: "Time-series anomaly",
+    LATE: "Late event",
     RATE_PVALUE: "P-value of the burst",
     "zscore": "Z-score",
 }

@@ -63,6 +63,8 @@ from morpheus.runtime.local import (
     LocalRunner,
     read_partitions,
     restore_source,
+    resume_source,
+    save_memory,
     save_source,
 )
 from morpheus.runtime.pool import WorkerPool
@@ -404,7 +406,8 @@ class Pipeline:
     ) -> Iterator[Iterator[Batch]]:
         plan, metrics = progress.plan, progress.metrics
         training_input = _find_training_input(plan.segment)
-        read = plan.source.partitions(training_input, metrics, runner.executor)
+        source = plan.source if store is None else resume_source(plan.source, store)
+        read = source.partitions(training_input, metrics, runner.executor)
         shared = plan.output_dir() if isinstance(runner, DaskRunner) else None
         with SpillDir(shared) as spill_dir, read as partitions:
             if isinstance(runner, DaskRunner) and shared is not None:
@@ -418,6 +421,8 @@ class Pipeline:
             run = runner.run_partitions(segment, parts, metrics, make_encoder)
             with closing(run) as batches:
                 yield progress.count(batches)
+        if store is not None:
+            save_memory(store, source, metrics)
 
     def _resolve_options(self) -> tuple[Stage, ...]:
         """Return the stages with the options of the whole pipeline filled in."""

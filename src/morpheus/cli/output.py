@@ -545,6 +545,7 @@ def _format_amount(amount: float) -> str:
 def _read_lines(name: str, stats: ReadStats) -> Iterator[tuple[str, str]]:
     """Yield what was read from one set of files, and what was left out; nothing without files."""
     not_read = stats.skipped_files or stats.outside_files or stats.outside_folders
+    not_read = not_read or stats.taken_files
     if not stats.files and not not_read and not stats.read:
         return
     yield name, f"{format_count(stats.read, 'event')} in {format_count(stats.files, 'file')}"
@@ -552,6 +553,8 @@ def _read_lines(name: str, stats: ReadStats) -> Iterator[tuple[str, str]]:
         yield "  period", stats.time_range
     if parts := _list_left_out(stats):
         yield "  left out", ", ".join(parts)
+    if stats.late:
+        yield "  late", f"{format_count(stats.late, 'event')} of earlier periods"
     for text in stats.not_read:
         yield "  not read", text
     for reason in stats.refusals:
@@ -566,6 +569,7 @@ def _list_left_out(stats: ReadStats) -> list[str]:
     """Return what was read and left out, by reason, and the files that were not opened."""
     left_out = {
         "outside the period": stats.outside_range,
+        "taken by earlier runs": stats.taken,
         "rejected": stats.refused,
         "with an implausible time": stats.implausible,
         "duplicate": stats.duplicates,
@@ -585,6 +589,8 @@ def _list_left_out(stats: ReadStats) -> list[str]:
     others = stats.skipped_files - stats.file_kinds.total()
     if others:
         parts.append(f"{format_count(others, 'file')} of another format")
+    if stats.taken_files:
+        parts.append(f"{format_count(stats.taken_files, 'file')} read by earlier runs")
     not_opened = {"file": stats.outside_files, "folder": stats.outside_folders}
     return [
         *parts,

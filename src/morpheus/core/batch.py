@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import polars as pl
@@ -363,6 +363,26 @@ class EncodedChunk(OutputRows):
     path: Path | None = None
 
 
+class FileSpan(NamedTuple):
+    """What a run has found in a file.
+
+    Attributes:
+        line: Last line, or number of the last record, with an event.
+        first: Time of the first event, in microseconds since 1970.
+        last: Time of the last event.
+    """
+
+    line: int
+    first: int
+    last: int
+
+    def merge(self, other: FileSpan) -> FileSpan:
+        """Return the span of two parts of a file."""
+        return FileSpan(
+            max(self.line, other.line), min(self.first, other.first), max(self.last, other.last)
+        )
+
+
 MAX_REFUSALS = 5
 """Number of records that cannot be read for which the reason is kept."""
 
@@ -381,7 +401,10 @@ class ReadStats:
         skipped_files: Files in folders of other formats, which were not opened.
         outside_files: Files that were not opened, because they are outside the time range.
         outside_folders: Folders that were not opened, for the same reason.
+        taken_files: Files that were not opened, because earlier runs have read all their events.
         read: Records found.
+        taken: Records that earlier runs have taken from the same file.
+        late: Accepted records that came after the run of their period, or after the allowance.
         outside_range: Records outside the time range.
         refused: Records that cannot be read.
         duplicates: Records that were read before.
@@ -399,6 +422,7 @@ class ReadStats:
         refusals: Reasons for the first few records that cannot be read.
         copies: The first few copied files, each with the file that was read.
         implausible_times: Places and times of the first few records with an implausible time.
+        file_spans: What was found in each file, if the next run must know it.
     """
 
     time_range: str = ""
@@ -408,7 +432,10 @@ class ReadStats:
     skipped_files: int = 0
     outside_files: int = 0
     outside_folders: int = 0
+    taken_files: int = 0
     read: int = 0
+    taken: int = 0
+    late: int = 0
     outside_range: int = 0
     refused: int = 0
     duplicates: int = 0
@@ -426,6 +453,12 @@ class ReadStats:
     refusals: list[str] = field(default_factory=list)
     copies: list[str] = field(default_factory=list)
     implausible_times: list[str] = field(default_factory=list)
+    file_spans: dict[str, FileSpan] = field(default_factory=dict)
+
+    def note_file(self, name: str, span: FileSpan) -> None:
+        """Remember what was found in a part of a file."""
+        known = self.file_spans.get(name)
+        self.file_spans[name] = span if known is None else known.merge(span)
 
     @property
     def needs_reasons(self) -> bool:
@@ -463,13 +496,15 @@ class ReadStats:
         self.kinds = self.kinds + other.kinds
         self.refusals = [*self.refusals, *other.refusals][:MAX_REFUSALS]
         self.copies = [*self.copies, *other.copies][:5]
+        for name, span in other.file_spans.items():
+            self.note_file(name, span)
         self.implausible_times = [*self.implausible_times, *other.implausible_times][:5]
 
     @property
     def accepted(self) -> int:
         """Records that became events of the pipeline."""
         dropped = self.refused + self.outside_range + self.duplicates + self.other_classes
-        dropped += self.other_records
+        dropped += self.other_records + self.taken
         unwanted = self.other_users + self.skipped_users + self.no_user
         return self.read - dropped - unwanted - self.implausible - self.unwanted_rows
 
@@ -629,9 +664,17 @@ class RunMetrics:
         reasons = [
             (self.users.total(), ""),
             (self.filtered, f"all {self.filtered:,} events were filtered"),
+            (
+                not stats.read and stats.taken_files,
+                "earlier runs have taken all events of the period",
+            ),
             (not stats.read and not_opened, "no file is in the period, by the dates in its name"),
             (not stats.read, "the files have no event"),
             (stats.read == stats.outside_range, "no event is in the period"),
+            (
+                stats.read == stats.outside_range + stats.taken,
+                "earlier runs have taken all events of the period",
+            ),
             (stats.read == unwanted, "no event is of a wanted user"),
             (True, f"all {stats.read:,} events that were read are left out"),
         ]

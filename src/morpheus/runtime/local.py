@@ -15,6 +15,7 @@ from morpheus.runtime.chain import Segment, UserBatches
 from morpheus.runtime.dask_cluster import Cluster
 from morpheus.runtime.pool import WorkerPool
 from morpheus.runtime.states import MemoryStateStore, SavedStates, StateStore
+from morpheus.sources.base import Source
 from morpheus.sources.source_state import PartitionState, SourceState
 
 FIRST_BUNDLE_EVENTS, MAX_BUNDLE_EVENTS, BUNDLE_GROWTH = 4000, 24_000, 1.25
@@ -30,6 +31,9 @@ MIN_PARALLEL_USERS, MIN_PARALLEL_EVENTS = 8, 100_000
 
 SOURCE = "source"
 """Name of the source in the keys of its states."""
+
+MEMORY = "source-memory"
+"""Name of what a source remembers about its whole input; its user is None."""
 
 EncoderFactory = Callable[[Batch], Segment | None]
 """Takes the first output batch; returns stages to run on all output where it is produced, or None.
@@ -321,6 +325,18 @@ def save_source(store: StateStore, state: PartitionState, users: Iterable[str | 
     """Save the state of a source for some users."""
     states = state.snapshot(users)
     store.save({StateKey(SOURCE, user): encode_state(each) for user, each in states.items()})
+
+
+def resume_source(source: Source, store: StateStore) -> Source:
+    """Return the source that continues after the earlier runs of a state file."""
+    return source.resume(store.load_stage(MEMORY).get(StateKey(MEMORY, None)))
+
+
+def save_memory(store: StateStore, source: Source, metrics: RunMetrics) -> None:
+    """Save what a source remembers about its whole input."""
+    data = source.remember(metrics)
+    if data is not None:
+        store.save({StateKey(MEMORY, None): data})
 
 
 def _take_few(groups: Iterator[UserBatches]) -> Iterator[UserBatches]:

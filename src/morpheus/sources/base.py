@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import msgspec
 
@@ -37,13 +37,14 @@ from morpheus.sources.discovery import FileDiscovery, is_delta_table
 from morpheus.sources.ingest import FileIngest
 from morpheus.sources.log_format import LogFormat
 from morpheus.sources.pseudonyms import Pseudonymizer
-from morpheus.sources.source_state import PartitionState
+from morpheus.sources.source_state import FileMemory, PartitionState
 from morpheus.sources.tabular import FrameInput
 from morpheus.sources.time_range import (
     PlausibleTimes,
     TimeRange,
     check_time_format,
     check_timezone,
+    parse_allowance,
 )
 from morpheus.sources.watcher import DirectoryWatcher
 from morpheus.storage.object_store import ObjectPath, head_object, is_object_url
@@ -111,6 +112,22 @@ class Source(Stage):
     def is_unbounded(self) -> bool:
         """Return whether the input has no end, so that a user's events are never complete."""
         return False
+
+    def resume(self, saved: bytes | None) -> Self:  # noqa: ARG002 - for sources that remember
+        """Return the source that continues after the earlier runs of a state file.
+
+        Args:
+            saved: What `remember` returned in the run before; None in the first run.
+        """
+        return self
+
+    def remember(self, metrics: RunMetrics) -> bytes | None:  # noqa: ARG002 - as above
+        """Return what the next run must know about the whole input; None for nothing.
+
+        Args:
+            metrics: What happened to the records.
+        """
+        return None
 
     def overlaps_input(self, path: Path | ObjectPath, training_input: Values | None) -> bool:  # noqa: ARG002 - for sources of files
         """Return whether a file is part of the input, or of the training input."""
@@ -192,6 +209,7 @@ class FileSource(Source):
 
     Attributes:
         frames: Events in memory, which are read in place of files; None to read files.
+        memory: What the runs of a state file have taken; None if they do not remember it.
     """
 
     log_format: ClassVar[LogFormat]
@@ -253,10 +271,22 @@ class FileSource(Source):
         "Length of the time range, such as `60d` or `12h`: from --start_time, or up to --end_time, "
         "or up to now.",
     )
+    lag: str | None = option(
+        None,
+        "End the time range this long before now, such as `20m`, so that events that are delivered "
+        "late are there. Adds the column `late`. A run with --state also takes events that came "
+        "after the run of their period.",
+    )
+    look_back: str = option(
+        "1d",
+        "With --state and a time range: how long before the time range events are taken that no "
+        "earlier run has taken.",
+    )
     delivery_delay: str | None = option(
         None,
         "Late-delivery allowance, such as `15m`: also open files delivered up to this long after "
-        "the time range. Default: open the folders and partitions of the days in the range.",
+        "the time range. Default: --lag; without it, open the folders and partitions of the days "
+        "in the range.",
     )
     train_duration: str | None = option(
         None,
@@ -299,6 +329,7 @@ class FileSource(Source):
         flag=True,
     )
     frames: FrameInput | None = field(default=None, kw_only=True, compare=False, repr=False)
+    memory: FileMemory | None = field(default=None, kw_only=True, compare=False, repr=False)
 
     max_records: int | None = None  # of each file, for a sample; not an option
 
@@ -326,6 +357,11 @@ class FileSource(Source):
                     f"--watch_directory: `{folder}` is a Delta table, whose files may be "
                     "rewritten. Start a run every hour with `--duration 1h`."
                 )
+        if self.watch_directory and self.lag is not None:
+            raise UsageError(
+                "--lag: a watched directory has no end. Leave out --lag or --watch_directory."
+            )
+        parse_allowance(self.look_back, option="--look_back")
         self._make_training_range(self._make_time_range())
         check_time_format(self.time_format, "--time_format")
         check_timezone(self.options.timezone, "--timezone")
@@ -399,7 +435,7 @@ class FileSource(Source):
 
     def _make_time_range(self) -> TimeRange | None:
         return TimeRange.from_options(
-            self.start_time, self.end_time, self.duration, self.delivery_delay
+            self.start_time, self.end_time, self.duration, self.delivery_delay, self.lag
         )
 
     def _make_training_range(self, time_range: TimeRange | None) -> TimeRange | None:
@@ -421,7 +457,21 @@ class FileSource(Source):
             all_columns=self.all_columns,
             watcher=self._make_watcher() if self.watch_directory else None,
             frames=self.frames,
+            memory=self.memory,
+            marks_late=self.lag is not None,
         )
+
+    def resume(self, saved: bytes | None) -> Self:
+        """Return the source with the memory of earlier runs; see `Source.resume`."""
+        has_memory = not self.watch_directory and self.frames is None and self.repeat == 1
+        if not has_memory or self._make_time_range() is None:
+            return self
+        look_back = parse_allowance(self.look_back, option="--look_back")
+        return replace(self, memory=FileMemory.restore(saved, look_back))
+
+    def remember(self, metrics: RunMetrics) -> bytes | None:
+        """Return what the next run must know; see `Source.remember`."""
+        return None if self.memory is None else self.memory.snapshot(metrics.input.file_spans)
 
     def _configure_log_format(self) -> LogFormat:
         log, time = self.get_log_format(), self.options.timestamp_column_name

@@ -47,6 +47,7 @@ from morpheus.sources.log_format import (
 from morpheus.sources.partitioning import (
     DatasetT,
     HasUserStats,
+    LateEvents,
     LocalPartitionStore,
     PartitionSpec,
     PartitionStore,
@@ -56,10 +57,10 @@ from morpheus.sources.partitioning import (
 )
 from morpheus.sources.pseudonyms import Pseudonymizer, is_pseudonym
 from morpheus.sources.reader import ReadTask, missing_user_error
-from morpheus.sources.source_state import PartitionState
+from morpheus.sources.source_state import FileMemory, PartitionState
 from morpheus.sources.spill_sort import MemoryBudget
 from morpheus.sources.tabular import FrameInput, parse_hive_partitions
-from morpheus.sources.time_range import UTC_DATETIME, PlausibleTimes, TimeRange
+from morpheus.sources.time_range import UTC_DATETIME, PlausibleTimes, TimeRange, current_time
 from morpheus.sources.watcher import DirectoryWatcher, FilePart
 from morpheus.storage.spill import SpillDir
 from morpheus.text import format_count, quote_backtick, suggest
@@ -88,6 +89,8 @@ class FileIngest:
         memory_budget: Limits of what is in memory.
         sample_spec: Size of the population sample.
         frames: Events in memory, in place of files; None to read files.
+        memory: What the runs of a state file have taken; None if they do not remember it.
+        marks_late: Whether events have a column that says whether they are late.
     """
 
     log_format: LogFormat
@@ -103,6 +106,8 @@ class FileIngest:
     memory_budget: MemoryBudget = field(default_factory=MemoryBudget)
     sample_spec: SampleSpec = field(default_factory=SampleSpec)
     frames: FrameInput | None = field(default=None, compare=False, repr=False)
+    memory: FileMemory | None = field(default=None, compare=False, repr=False)
+    marks_late: bool = False
 
     @property
     def user_column(self) -> str:
@@ -180,22 +185,38 @@ class FileIngest:
         self, training_input: Values | None, metrics: RunMetrics, pool: WorkerPool | Cluster
     ) -> Iterator[Sequence[UserPartition | DistributedPartition]]:
         """Read the current files; see `Source.partitions`."""
-        paths: Sequence[LogPath] = ()
+        files, late = self._plan_period()
+        ingest, paths = replace(self, files=files), list[LogPath]()
         if self.frames is None:
             metrics.begin(Step("Finding files", lambda: (0, 0)))
-            found = self.files.require(may_be_outside=True)
+            found = files.require(may_be_outside=True)
             paths = found.paths
             _record_skipped(metrics.input, self.files, found)
-        spec = self.make_partition_spec()
+            if self.memory is not None:
+                paths = self.memory.choose(paths, metrics.input)
+        spec = replace(self.make_partition_spec(), late=late)
         with SpillDir() as spill_dir:
             if isinstance(pool, WorkerPool):
                 local = LocalPartitionStore(
                     spec, self.memory_budget, self.sample_spec, spill_dir, pool
                 )
-                yield IngestRun(self, metrics, local).partitions(paths, training_input)
+                yield IngestRun(ingest, metrics, local).partitions(paths, training_input)
             else:
                 remote = DistributedPartitionStore(spec, self.memory_budget, self.sample_spec, pool)
-                yield IngestRun(self, metrics, remote).partitions(paths, training_input)
+                yield IngestRun(ingest, metrics, remote).partitions(paths, training_input)
+
+    def _plan_period(self) -> tuple[FileDiscovery, LateEvents]:
+        """Return what finds the files of this run, and which events are late.
+
+        If the runs of a state file remember what they have taken, this run also takes events of
+        earlier periods that none has taken.
+        """
+        late, wanted = LateEvents(marks=self.marks_late), self.files.time_range
+        if self.memory is None or wanted is None:
+            return self.files, late
+        period = self.memory.plan(wanted, current_time())
+        files = replace(self.files, time_range=period.takes)
+        return files, replace(late, before=period.late_before)
 
     def micro_batches(
         self, training_input: Values | None, metrics: RunMetrics, offsets: Mapping[str, bytes]
@@ -259,7 +280,8 @@ class FileIngest:
         names = [*columns, *([] if self.user_column in columns else [self.user_column])]
         texts = {name: pl.String() for name in names if name not in {ROW, INDEX, TIME}}
         schema = {ROW: pl.Int64(), INDEX: pl.Int64(), **texts, TIME: UTC_DATETIME}
-        return self.make_derived_features().add(pl.DataFrame(schema=pl.Schema(schema)))
+        events = self.make_derived_features().add(pl.DataFrame(schema=pl.Schema(schema)))
+        return LateEvents(marks=self.marks_late).mark(events, ReadStats())
 
     def make_read_task(self, files: FileDiscovery, repeat: int, *, require_user: bool) -> ReadTask:
         """Make the task that reads files into frames.
@@ -359,6 +381,8 @@ class IngestRun(Generic[DatasetT, PartitionT]):
         if training_input is not None:
             self.training = self._read_training(training_input)
         task = self.ingest.make_read_task(self.ingest.files, self.ingest.repeat, require_user=False)
+        if self.ingest.memory is not None:
+            task = replace(task, taken=self.ingest.memory.find_taken(paths))
         events = self._read_dataset(task, paths, self.metrics.input)
         if self.ingest.frames is None:
             warn_missing_features(self.ingest, events, self.training)

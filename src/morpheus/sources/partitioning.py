@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import polars as pl
 
-from morpheus.columns import INDEX, POPULATION_USER, TIME
+from morpheus.columns import INDEX, LATE, POPULATION_USER, TIME
 from morpheus.core.batch import Events, Partition, ReadStats, RunMetrics
 from morpheus.runtime.pool import WorkerPool
 from morpheus.sources.compression import LogPath
@@ -52,6 +52,28 @@ _HASH, _CHUNK = "_hash_", "_piece_"
 
 
 @dataclass(frozen=True)
+class LateEvents:
+    """Which events of a run or micro-batch are late.
+
+    Attributes:
+        before: Events before this time are late; None if no event is.
+        marks: Whether events have the column `LATE`.
+    """
+
+    before: datetime | None = None
+    marks: bool = False
+
+    def mark(self, events: pl.DataFrame, stats: ReadStats) -> pl.DataFrame:
+        """Count the late events, and mark them."""
+        is_late = pl.repeat(False, events.height, dtype=pl.Boolean, eager=True)  # noqa: FBT003 - polars' own order of arguments
+        if self.before is not None:
+            is_late = events[TIME] < self.before
+            stats.late += int(is_late.sum())
+        # A log can have a column of this name: an output file that is read as a log.
+        return events.with_columns(is_late.alias(LATE)) if self.marks else events
+
+
+@dataclass(frozen=True)
 class UserPartition:
     """The events and the history of some users.
 
@@ -65,6 +87,7 @@ class UserPartition:
         chunk_rows: Approximate number of events to read at a time; None to read all at once.
             Only a partition of one user is read in chunks.
         feature_columns: Columns that will be encoded.
+        late: Which events are late.
     """
 
     users: pl.DataFrame
@@ -75,6 +98,7 @@ class UserPartition:
     batch_size: int
     chunk_rows: int | None = None
     feature_columns: tuple[str, ...] = ()
+    late: LateEvents = LateEvents()
 
     def user_names(self) -> list[str | None]:
         """Name the users, in order; None for events without a user."""
@@ -96,9 +120,11 @@ class UserPartition:
                 )
                 past = self._group_by_user(before, metrics.training)
             history = None if past is None else past.frame
-            now.frame = self.derived_features.add(now.frame, history, state.recent_rows)
+            events = self.derived_features.add(now.frame, history, state.recent_rows)
+            now.frame = self.late.mark(events, metrics.input)
             if past is not None:
-                past.frame = self.derived_features.add(past.frame)
+                events = self.derived_features.add(past.frame)
+                past.frame = LateEvents(marks=self.late.marks).mark(events, metrics.training)
             now.feature_columns = self.feature_columns
             yield from iter_batches(
                 self.users,
@@ -383,6 +409,7 @@ class PartitionSpec:
     derived_features: DerivedFeatures
     batch_size: int
     feature_columns: tuple[str, ...]
+    late: LateEvents = LateEvents()
 
     def make_partition(
         self,
@@ -401,6 +428,7 @@ class PartitionSpec:
             self.batch_size,
             chunk_rows,
             self.feature_columns,
+            self.late,
         )
 
 

@@ -19,7 +19,7 @@ import msgspec
 import polars as pl
 
 from morpheus.columns import ACTOR, EXCLUDED, INDEX, ROW, TIME
-from morpheus.core.batch import MAX_REFUSALS, ReadStats
+from morpheus.core.batch import MAX_REFUSALS, FileSpan, ReadStats
 from morpheus.errors import RecordError, UsageError
 from morpheus.runtime.pool import WorkerPool
 from morpheus.sources.compression import (
@@ -57,6 +57,7 @@ from morpheus.sources.log_format import (
     resolve_identities,
 )
 from morpheus.sources.pseudonyms import Pseudonymizer
+from morpheus.sources.source_state import TakenPart
 from morpheus.sources.spill_sort import SpillBuffer, coalesce_frames
 from morpheus.sources.tabular import (
     FRAME_NAME,
@@ -137,6 +138,8 @@ class Reader:
         limits: Maximum sizes of a file.
         compare_actors: Whether to compare the user column with the actors of some records.
         in_memory: Whether events come from a data frame, for messages.
+        taken: Parts of files that earlier runs have taken, by name of the file; None if no run
+            remembers them.
     """
 
     log_format: LogFormat
@@ -151,6 +154,7 @@ class Reader:
     limits: ReadLimits = DEFAULT_LIMITS
     compare_actors: bool = True
     in_memory: bool = False
+    taken: Mapping[str, Sequence[TakenPart]] | None = None
 
     @cached_property
     def actor_sampler(self) -> ActorSampler:
@@ -537,7 +541,40 @@ class Reader:
         if implausible is not None:
             self._leave_out(implausible, time, texts, chunks)
             keep = ~implausible if keep is None else keep & ~implausible
+        if self.taken is not None:
+            known = time if keep is None else time.set(~keep, None)
+            again = self._find_taken(known, chunks, self.taken)
+            self.stats.taken += int(again.sum())
+            keep = ~again if keep is None else keep & ~again
         return events if keep is None else events.filter(keep)
+
+    def _find_taken(
+        self,
+        times: pl.Series,
+        chunks: Sequence[RecordChunk],
+        taken: Mapping[str, Sequence[TakenPart]],
+    ) -> pl.Series:
+        """Note what each file has, and return which events earlier runs have taken.
+
+        Args:
+            times: The time of each event; null for a record that is left out.
+            chunks: The chunks of the events.
+            taken: What earlier runs have taken.
+        """
+        again = [pl.Series(dtype=pl.Boolean)]
+        for chunk in chunks:
+            lines = pl.Series("line", chunk.line_numbers, dtype=pl.Int64)
+            rows = pl.DataFrame([lines, times.head(len(lines)).to_physical().alias("time")])
+            times = times.slice(len(lines))
+            if (seen := rows.drop_nulls()).height:
+                found = seen["line"].max(), seen["time"].min(), seen["time"].max()
+                self.stats.note_file(str(chunk.path), FileSpan(*found))  # type: ignore[arg-type] # integers
+            is_taken = pl.repeat(value=False, n=pl.len())
+            for part in taken.get(str(chunk.path), ()):
+                inside = pl.col("time").is_between(part.start, part.end, closed="left")
+                is_taken |= (pl.col("line") <= part.line) & inside.fill_null(value=False)
+            again.append(rows.select(is_taken).to_series())
+        return pl.concat(again)
 
     def _refuse_times(
         self,
@@ -852,6 +889,7 @@ class ReadTask:
         compare_actors: Whether to compare the user column with the actors of some records, for
             advice.
         frame: Events in memory, which are read in place of files; None to read files.
+        taken: Parts of files that earlier runs have taken; see `Reader`.
     """
 
     log_format: LogFormat
@@ -870,6 +908,7 @@ class ReadTask:
     limits: ReadLimits = DEFAULT_LIMITS
     compare_actors: bool = True
     frame: pl.DataFrame | None = field(default=None, compare=False, repr=False)
+    taken: Mapping[str, Sequence[TakenPart]] | None = field(default=None, repr=False)
 
     def read_frames(
         self, paths: Sequence[LogPath], stats: ReadStats, user_stats: UserStats
@@ -904,6 +943,7 @@ class ReadTask:
             limits=self.limits,
             compare_actors=self.compare_actors,
             in_memory=self.frame is not None,
+            taken=self.taken,
         )
         in_memory = self.frame
         for frame in (

@@ -1,15 +1,19 @@
 """What a source remembers about its users from one run to the next.
 
 `SourceState` is the part that the runtime saves, one per user. `PartitionState` is the same for all
-users of a partition, held in frames so that reading stays vectorised.
+users of a partition, held in frames so that reading stays vectorised. `TakenFiles` says which
+events of which files earlier runs have taken, and `FileMemory` is the same during a run.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self
 
 import msgspec
 import numpy as np
@@ -17,10 +21,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from morpheus.columns import TIME
-from morpheus.core.state import State
+from morpheus.core.batch import FileSpan, ReadStats
+from morpheus.core.state import State, decode_state, encode_state
 from morpheus.features.derived import USER as ROW_USER
+from morpheus.sources.compression import LogPath
 from morpheus.sources.group_by_user import DIGEST, DIGEST_SIZE, USER, DedupWindow
 from morpheus.sources.log_format import RecentRows
+from morpheus.sources.time_range import TimeRange
+from morpheus.storage.object_store import ObjectPath
 
 _ENTRY_BYTES = 6
 """Bytes that MessagePack adds to a text or an array, at most, and some reserve."""
@@ -209,3 +217,299 @@ def _restore_keys(user: str | None, state: SourceState) -> pl.DataFrame:
             DIGEST: pl.Series(digests, dtype=pl.Binary),
         }
     )
+
+
+_ANCHOR_BYTES = 512
+"""Bytes at the end of a file by which it is recognised when it has grown."""
+_EARLIEST, _LATEST = -(1 << 62), 1 << 62
+"""Stand for a period without start or end, in microseconds."""
+_MAX_FILES = 500_000
+"""Maximum number of files that are remembered, those with the latest events."""
+_FILES_SCHEMA: dict[str, Any] = {
+    "file": pl.Binary,
+    "stamp": pl.Int64,
+    "size": pl.Int64,
+    "anchor": pl.Int64,
+    "line": pl.Int64,
+    "first": pl.Int64,
+    "last": pl.Int64,
+    "start": pl.Int64,
+    "end": pl.Int64,
+}
+
+
+def _no_numbers() -> dict[str, NDArray[np.int64]]:
+    return {name: np.empty(0, np.int64) for name in _FILES_SCHEMA if name != "file"}
+
+
+class TakenFiles(State):
+    """Which events earlier runs have taken: those of some periods, from some files.
+
+    A file is forgotten when all its events are before the look-back time, because no later run
+    takes them. At most 500,000 files are kept, those with the latest events.
+
+    Attributes:
+        start: Start of the first period, in microseconds since 1970.
+        end: End of the latest period, in microseconds since 1970.
+        files: 16-byte digest of what identifies each file, (files, 16).
+        numbers: More about each file, (files,) each: `stamp` changes whenever the file does;
+            `size` and `anchor` are its size and the digest of its end; `line` is its last line
+            with an event; `first` and `last` are the times of its first and last event; its
+            events from `start` until before `end`, up to `line`, are taken.
+    """
+
+    version: ClassVar[int] = 1
+    max_bytes: ClassVar[int] = 1 << 26
+
+    start: int = _EARLIEST
+    end: int = _EARLIEST
+    files: NDArray[np.uint8] = msgspec.field(default_factory=_no_digests)
+    numbers: dict[str, NDArray[np.int64]] = msgspec.field(default_factory=_no_numbers)
+
+
+class TakenPart(NamedTuple):
+    """Events of a file that an earlier run has taken.
+
+    Attributes:
+        line: Last line of the file that it has read.
+        start: Time of the first event, inclusive, in microseconds since 1970.
+        end: Time after the last event, exclusive.
+    """
+
+    line: int
+    start: int
+    end: int
+
+
+class _FileMark(NamedTuple):
+    """What a file is known by.
+
+    Attributes:
+        file: Digest of device and inode, or of the address of an object.
+        stamp: Digest of size and time of the last change.
+        size: Size in bytes.
+        anchor: Digest of the last bytes.
+    """
+
+    file: bytes
+    stamp: int
+    size: int
+    anchor: int
+
+
+@dataclass(frozen=True)
+class Period:
+    """The period of a run, and what it takes of earlier periods.
+
+    Attributes:
+        takes: Time range of the events to take: the period, and the look-back time before it.
+        until: End of the period, or the time of the run if the period has none.
+        late_before: Events before this time are late: the run of their period has ended without
+            them. None if there was no earlier run.
+    """
+
+    takes: TimeRange
+    until: datetime
+    late_before: datetime | None = None
+
+
+@dataclass
+class FileMemory:
+    """Which events the runs that share a state file have taken.
+
+    Attributes:
+        saved: What earlier runs have taken.
+        look_back: How long before the period late events are still taken.
+        period: The period of this run; None before it is planned.
+        marks: The files that this run reads, by name.
+    """
+
+    saved: TakenFiles
+    look_back: timedelta
+    period: Period | None = None
+    marks: dict[str, _FileMark] = field(default_factory=dict)
+
+    @classmethod
+    def restore(cls, data: bytes | None, look_back: timedelta) -> Self:
+        """Continue from what `snapshot` returned; None starts without memory."""
+        return cls(TakenFiles() if data is None else decode_state(TakenFiles, data), look_back)
+
+    def plan(self, wanted: TimeRange, now: datetime) -> Period:
+        """Plan which events a run takes.
+
+        Args:
+            wanted: The period of the options.
+            now: The time of the run.
+
+        >>> first = FileMemory(TakenFiles(), timedelta(days=1))
+        >>> hour = TimeRange.from_options("2026-01-05T10:00", None, "1h", None)
+        >>> str(first.plan(hour, hour.end).takes)
+        'from 2026-01-05T10:00:00Z until before 2026-01-05T11:00:00Z'
+        """
+        until = wanted.end or now
+        taken_from, taken_until = _to_time(self.saved.start), _to_time(self.saved.end)
+        if taken_until is None:
+            self.period = Period(wanted, until)
+            return self.period
+        base = taken_until if wanted.start is None else min(wanted.start, taken_until)
+        start = base - self.look_back
+        if taken_from is not None:
+            floor = taken_from if wanted.start is None else min(wanted.start, taken_from)
+            start = max(start, floor)
+        self.period = Period(replace(wanted, start=start), until, taken_until)
+        return self.period
+
+    def choose(self, paths: Sequence[LogPath], stats: ReadStats) -> list[LogPath]:
+        """Return the files that may have events to take; count the others.
+
+        Args:
+            paths: The files.
+            stats: Counts the files that earlier runs have read to their end.
+        """
+        known = self._by_file()
+        chosen = []
+        for path in paths:
+            mark = _mark_file(path)
+            if mark is None or not self._is_done(mark, known.get(mark.file, ())):
+                chosen.append(path)
+                if mark is not None:
+                    self.marks[str(path)] = mark
+            else:
+                stats.taken_files += 1
+        return chosen
+
+    def find_taken(self, paths: Iterable[LogPath]) -> dict[str, tuple[TakenPart, ...]]:
+        """Return which parts of some files earlier runs have taken, by name of the file."""
+        known = self._by_file()
+        taken = {}
+        for path in paths:
+            mark = self.marks.get(str(path))
+            rows = () if mark is None else known.get(mark.file, ())
+            parts = [
+                TakenPart(row["line"], row["start"], row["end"])
+                for row in rows
+                if mark is not None and _is_continued(path, mark, row)
+            ]
+            if parts:
+                taken[str(path)] = tuple(parts)
+        return taken
+
+    def snapshot(self, spans: Mapping[str, FileSpan]) -> bytes:
+        """Return what the next run must know.
+
+        Args:
+            spans: What this run has found in each file.
+        """
+        assert self.period is not None  # noqa: S101 - a run plans before it ends
+        takes = self.period.takes
+        start = _EARLIEST if takes.start is None else _to_microsecond(takes.start)
+        end = _LATEST if takes.end is None else _to_microsecond(takes.end)
+        rows = [
+            {**mark._asdict(), **span._asdict(), "start": start, "end": end}
+            for name, mark in self.marks.items()
+            if (span := spans.get(name)) is not None
+        ]
+        files = _merge_parts(self._frame(), pl.DataFrame(rows, schema=_FILES_SCHEMA))
+        files = files.filter(pl.col("last") >= start).sort("last", descending=True)
+        files = files.head(_MAX_FILES)
+        until = _to_microsecond(self.period.until)
+        is_first = self.saved.end == _EARLIEST
+        return encode_state(
+            TakenFiles(
+                start if is_first else min(start, self.saved.start),
+                max(until, self.saved.end),
+                _pack_digests(files["file"]) if files.height else _no_digests(),
+                {name: files[name].to_numpy() for name in _FILES_SCHEMA if name != "file"},
+            )
+        )
+
+    def _frame(self) -> pl.DataFrame:
+        data = self.saved.files.tobytes()
+        digests = [data[at : at + DIGEST_SIZE] for at in range(0, len(data), DIGEST_SIZE)]
+        return pl.DataFrame({"file": digests, **self.saved.numbers}, schema=_FILES_SCHEMA)
+
+    def _by_file(self) -> dict[bytes, list[dict[str, Any]]]:
+        known: dict[bytes, list[dict[str, Any]]] = {}
+        for row in self._frame().iter_rows(named=True):
+            known.setdefault(row["file"], []).append(row)
+        return known
+
+    def _is_done(self, mark: _FileMark, rows: Iterable[Mapping[str, Any]]) -> bool:
+        """Return whether a file is unchanged and has no event that is still to be taken."""
+        assert self.period is not None  # noqa: S101 - planned before files are chosen
+        takes = self.period.takes
+        start = _EARLIEST if takes.start is None else _to_microsecond(takes.start)
+        end = _LATEST if takes.end is None else _to_microsecond(takes.end)
+        unchanged = [row for row in rows if row["stamp"] == mark.stamp]
+        return any(
+            int(row["start"]) <= max(row["first"], start) and row["end"] > min(row["last"], end - 1)
+            for row in unchanged
+        )
+
+
+def _mark_file(path: LogPath) -> _FileMark | None:
+    """Return what a file is known by; None if it cannot be read."""
+    if isinstance(path, ObjectPath):
+        stamp = _hash(f"{path.size} {path.modified}")
+        return _FileMark(_digest(str(path)), stamp, path.size, stamp)
+    try:
+        found = path.stat()
+        anchor = _hash_end(path, found.st_size)
+    except OSError:
+        return None
+    stamp = _hash(f"{found.st_size} {found.st_mtime_ns}")
+    return _FileMark(_digest(f"{found.st_dev} {found.st_ino}"), stamp, found.st_size, anchor)
+
+
+def _is_continued(path: LogPath, mark: _FileMark, row: Mapping[str, Any]) -> bool:
+    """Return whether a file is a remembered one, with nothing or something appended."""
+    if row["stamp"] == mark.stamp:
+        return True
+    if isinstance(path, ObjectPath) or mark.size < row["size"]:
+        return False
+    try:
+        return bool(_hash_end(path, row["size"]) == row["anchor"])
+    except OSError:
+        return False
+
+
+def _hash_end(path: Path, size: int) -> int:
+    with path.open("rb") as file:
+        file.seek(max(0, size - _ANCHOR_BYTES))
+        return _hash(file.read(min(size, _ANCHOR_BYTES)))
+
+
+def _digest(text: str) -> bytes:
+    return blake2b(text.encode("utf-8", "surrogateescape"), digest_size=DIGEST_SIZE).digest()
+
+
+def _hash(data: str | bytes) -> int:
+    raw = data.encode() if isinstance(data, str) else data
+    return int.from_bytes(blake2b(raw, digest_size=8).digest(), signed=True)
+
+
+def _merge_parts(before: pl.DataFrame, now: pl.DataFrame) -> pl.DataFrame:
+    """Join what earlier runs and this one have taken of each file, where the periods meet."""
+    if before.is_empty() or now.is_empty():
+        return pl.concat([before, now])
+    both = before.join(now.select("file", "start", "end"), on="file", suffix="_now", how="inner")
+    meets = (pl.col("end") >= pl.col("start_now")) & (pl.col("start") <= pl.col("end_now"))
+    joined = both.filter(meets).group_by("file").agg(pl.col("start").min(), pl.col("end").max())
+    merged = now.join(joined, on="file", suffix="_before", how="left").with_columns(
+        start=pl.min_horizontal("start", "start_before"),
+        end=pl.max_horizontal("end", "end_before"),
+    )
+    apart = both.filter(~meets).select(before.columns)
+    unread = before.join(now, on="file", how="anti")
+    return pl.concat([unread, apart, merged.select(before.columns)])
+
+
+def _to_microsecond(time: datetime) -> int:
+    return (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+def _to_time(microseconds: int) -> datetime | None:
+    """Return a time; None for a period without start or end."""
+    if not _EARLIEST < microseconds < _LATEST:
+        return None
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)

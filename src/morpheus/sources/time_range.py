@@ -100,6 +100,32 @@ _FIRST_MICROSECOND, _LAST_MICROSECOND = -62_135_596_800_000_000, 253_402_300_799
 """The years 1 to 9999, in microseconds since 1970."""
 
 
+def current_time() -> datetime:
+    """Return the time by the clock of this machine, in UTC."""
+    return datetime.now(UTC)
+
+
+_NO_TIME = re.compile(r"0+[a-z ]*")
+
+
+def parse_allowance(text: str, *, option: str) -> timedelta:
+    """Parse a duration that may be zero.
+
+    Args:
+        text: The duration, such as `20m` or `0`.
+        option: Name of the option, for messages.
+
+    Raises:
+        UsageError: `text` is not a duration.
+
+    >>> parse_allowance("20m", option="--lag"), parse_allowance("0s", option="--lag")
+    (datetime.timedelta(seconds=1200), datetime.timedelta(0))
+    """
+    if _NO_TIME.fullmatch(text.strip().lower()):
+        return timedelta(0)
+    return timedelta(seconds=parse_duration(text, option=option))
+
+
 def parse_times(texts: pl.Series, time_format: str = "") -> pl.Series:
     """Parse times that have one meaning: ISO 8601, epoch numbers, and names of months.
 
@@ -426,17 +452,24 @@ class TimeRange:
 
     @classmethod
     def from_options(
-        cls, start: str | None, end: str | None, duration: str | None, allowed_lateness: str | None
+        cls,
+        start: str | None,
+        end: str | None,
+        duration: str | None,
+        allowed_lateness: str | None,
+        lag: str | None = None,
     ) -> TimeRange | None:
         """Make a time range from options.
 
         A duration counts from `start`; without one, back from `end`; without either, back from now.
+        With a lag, a range that would end now, or has no end, ends that long before now.
 
         Args:
             start: `--start_time`.
             end: `--end_time`.
             duration: `--duration`.
             allowed_lateness: `--delivery_delay`.
+            lag: `--lag`.
 
         Returns:
             The time range; None if no option is given.
@@ -449,6 +482,15 @@ class TimeRange:
         '2024-06-01T00:00:00+00:00'
         """
         given = [text for text in (start, end, duration) if text is not None]
+        if lag is not None:
+            if end is not None or (start is not None and duration is not None):
+                raise UsageError(
+                    "--lag: moves the end of a time range that ends now, but this one has an end. "
+                    "Leave out --lag, or give only --duration or --start_time."
+                )
+            allowed_lateness = lag if allowed_lateness is None else allowed_lateness
+            end = (current_time() - parse_allowance(lag, option="--lag")).isoformat()
+            given.append(end)
         if not given:
             if allowed_lateness is not None:
                 raise UsageError("--delivery_delay: needs a time range. Add --start_time.")
@@ -460,7 +502,7 @@ class TimeRange:
         first, last = _parse_moment(start, "--start_time"), _parse_moment(end, "--end_time")
         if duration is not None:
             length = timedelta(seconds=parse_duration(duration, option="--duration"))
-            last = first + length if first else last or datetime.now(UTC)
+            last = first + length if first else last or current_time()
             first = first or last - length
         if first and last and first >= last:
             raise UsageError(
@@ -470,9 +512,9 @@ class TimeRange:
         late = (
             None
             if allowed_lateness is None
-            else parse_duration(allowed_lateness, option="--delivery_delay")
+            else parse_allowance(allowed_lateness, option="--delivery_delay")
         )
-        return cls(first, last, None if late is None else timedelta(seconds=late))
+        return cls(first, last, late)
 
     def preceding(self, duration: str, option: str) -> TimeRange:
         """Return the time range of a given length that ends where this one starts.
