@@ -9,6 +9,8 @@
 #   make engineer ENGINEER='--seeds 7'  another generated bucket
 #   make verdicts VERDICTS='--seeds 7'  another generated company
 #   make kills KILLS=200 SEED=7         more moments at which processes are killed, or other ones
+#   make soak SOAK='--kills 200'        more kills; see docs/soak.md
+#   make stream STREAM=--quick          small sizes, about two minutes
 #   make fuzz N=10000 SEED=7            more hostile inputs, or other ones
 
 PYTHON ?= python3
@@ -16,7 +18,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
-.PHONY: setup dev demo test test-dask kills fuzz scale format docs site bench quality engineer verdicts
+.PHONY: setup dev demo test test-dask kills fuzz soak stream scale format docs site bench quality engineer verdicts
 
 setup: .venv/.ready
 
@@ -54,6 +56,12 @@ kills: dev
 
 fuzz: dev
 	@N=$(or $(N),2000) SEED=$(or $(SEED),1) $(BIN)/pytest -q -p no:xdist tests/fuzz
+
+soak: dev
+	@$(BIN)/python benchmarks/soak $(SOAK)
+
+stream: dev
+	@$(BIN)/python benchmarks/stream $(STREAM)
 
 format: dev
 	$(BIN)/ruff format

@@ -83,6 +83,7 @@ OWNERS = {
     "docs/reference/columns.md": "test_docs::test_the_page_of_columns_lists_those_that_stages_add",
     "docs/explanation/index.md": "test_docs::test_a_page_of_links_has_all_pages_of_its_section",
     "docs/faq.md": "test_docs::test_an_answer_leads_to_a_page_that_says_more",
+    "docs/soak.md": "test_soak::test_the_page_names_the_options_and_faults_of_the_soak",
     "docs/glossary.md": "test_docs::test_the_terms_of_the_glossary_are_sorted",
 }
 OWNER_OF_DECISIONS = "test_docs::test_a_decision_has_a_number_of_its_own_and_begins_with_it"
@@ -90,6 +91,7 @@ OWNER_OF_DECISIONS = "test_docs::test_a_decision_has_a_number_of_its_own_and_beg
 OPTIONS_OF_OTHER_PROGRAMS = {
     *("--resources", "--directory"),  # of `dask worker` and `http.server`
     *("--only", "--full", "--quick", "--old"),  # of the benchmarks
+    *("--faults", "--command", "--brokers", "--evidence", "--rate", "--users", "--minutes"),
     # Of the production example of NVIDIA Morpheus.
     *("--cache_dir", "--filter_threshold", "--input_file", "--only_user", "--tracking_uri"),
     "--watch_inputs",

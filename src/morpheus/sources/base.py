@@ -188,8 +188,8 @@ class Source(Stage):
         Args:
             training_input: As in `events`; the users' histories come with the first micro-batch.
             metrics: As in `events`.
-            offsets: Offsets of the last checkpoint, by partition of the source; empty to start
-                anew. See `MicroBatch.offsets`.
+            offsets: Offsets of the last checkpoint, by partition of the source; empty to begin at
+                the start. See `MicroBatch.offsets`.
 
         Raises:
             UsageError: The input cannot be read, or the offsets are of another input.

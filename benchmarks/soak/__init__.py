@@ -1,0 +1,1 @@
+"""Streams under faults, checked by an oracle that is never killed: `python benchmarks/soak`."""

@@ -1,0 +1,147 @@
+"""Soak a stream: `python benchmarks/soak [--source folder|kafka] [--kills N] [--seed S]`.
+
+Prints tables of laws, faults and figures. The exit code is 1 if a law is broken; the folder with
+all files is then kept, and named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path[0] = str(ROOT / "benchmarks")
+
+from soak.events import FIRST, Events  # noqa: E402 - the line above finds it
+from soak.feeds import Feed, FolderFeed, KafkaFeed, broker  # noqa: E402 - the same
+from soak.oracle import SHOWN, Law, Oracle  # noqa: E402 - the same
+from soak.product import (  # noqa: E402 - the same
+    FAKETIME,
+    FIU,
+    SOURCES,
+    STREAM,
+    find_libraries,
+)
+from soak.receiver import receiving  # noqa: E402 - the same
+from soak.trial import FAULTS, Plan, Setting, Trial, run_calm, tabulate, train  # noqa: E402 - the same
+
+LIBRARIES = {"disk": (FIU, "fiu-utils"), "clock": (FAKETIME, "libfaketime")}
+"""Libraries that a fault needs, and Debian's package of them."""
+
+
+def parse() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description="Kill and disturb a stream; nothing may be lost.")
+    parser.add_argument("--source", choices=SOURCES, default="folder", help="what is read")
+    parser.add_argument("--kills", type=int, default=20, help="number of kills (default: 20)")
+    parser.add_argument("--minutes", type=float, help="end the faults after this time")
+    parser.add_argument("--seed", type=int, default=1, help="seed of events and faults")
+    parser.add_argument("--rate", type=float, default=100.0, help="events per second")
+    parser.add_argument("--users", type=int, default=20, help="number of users")
+    parser.add_argument(
+        "--faults", default=",".join(FAULTS), help=f"kinds of faults (default: {','.join(FAULTS)})"
+    )
+    parser.add_argument("--longest_life", type=float, help="seconds; default: measured")
+    parser.add_argument("--patience", type=float, default=120.0, help="seconds to catch up")
+    parser.add_argument("--command", help="command to test; see docs/soak.md")
+    parser.add_argument("--brokers", help="Kafka brokers of your own; default: noida-db")
+    parser.add_argument(
+        "--ignore",
+        default="_index_",
+        help="columns that may differ from those of an undisturbed run (default: _index_, the "
+        "position in what was read together)",
+    )
+    parser.add_argument(
+        "--no_comparison", action="store_true", help="no undisturbed run to compare with"
+    )
+    parser.add_argument("--evidence", type=Path, help="folder to keep all files in")
+    return parser.parse_args()
+
+
+def make_plan(given: argparse.Namespace) -> Plan:
+    """Return the plan, without faults whose library is missing."""
+    faults = []
+    for name in given.faults.split(","):
+        libraries, package = LIBRARIES.get(name, ((), ""))
+        if name not in FAULTS:
+            sys.exit(f"--faults: `{name}` is unknown. Give some of {', '.join(FAULTS)}.")
+        if find_libraries(libraries):
+            faults.append(name)
+        elif libraries:
+            print(f"No fault `{name}`: install `{package}`.", flush=True)
+        else:
+            faults.append(name)
+    return Plan(
+        seed=given.seed,
+        kills=given.kills,
+        minutes=given.minutes,
+        rate=given.rate,
+        users=given.users,
+        faults=faults,
+        command=given.command or STREAM.replace("{source}", SOURCES[given.source]),
+        longest_life=given.longest_life,
+        patience=given.patience,
+        ignored=frozenset(filter(None, given.ignore.split(","))),
+    )
+
+
+@contextmanager
+def open_feeds(given: argparse.Namespace, events: Events, folder: Path) -> Iterator[list[Feed]]:
+    """Open the source of the disturbed product, and that of the undisturbed one."""
+    if given.source == "folder":
+        yield [FolderFeed(events, folder / name / "input") for name in ("work", "calm")]
+        return
+    with ExitStack() as stack:
+        address, pid = given.brokers, 0
+        if address is None:
+            address, pid = stack.enter_context(broker(folder / "broker"))
+        topics = [f"soak-{given.seed}-{name}" for name in ("work", "calm")]
+        yield [KafkaFeed(events, address, topic, pid) for topic in topics]
+
+
+def soak(given: argparse.Namespace, folder: Path) -> list[Law]:
+    """Run it, print the tables, and return the laws."""
+    plan = make_plan(given)
+    events = Events(plan.seed, plan.users)
+    values = {"models": str(train(folder, events))} if "{models}" in plan.command else {}
+    with open_feeds(given, events, folder) as feeds, receiving() as receiver:
+        setting = Setting.build(folder / "work", feeds[0], receiver, plan, values)
+        oracle = Oracle(events, FIRST, FIRST)
+        trial = Trial(plan, oracle, setting, None, folder / "faults.jsonl")
+        try:
+            trial.disturb()
+            laws = trial.drain()
+        finally:
+            setting.product.kill()
+        calm = None if given.no_comparison else run_calm(trial, folder / "calm", feeds[1], values)
+        laws += trial.judge(calm)
+    title = f"{given.source}, seed {given.seed}"
+    for table in tabulate(trial, laws, title):
+        print(table.markdown(), flush=True)
+    return laws
+
+
+def main() -> None:
+    """Parse the command line, soak, and print."""
+    given = parse()
+    folder = given.evidence or Path(tempfile.mkdtemp(prefix="soak-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    laws = soak(given, folder)
+    broken = [law for law in laws if law.broken]
+    for law in broken:
+        print(f"Broken: {law.name}")
+        for example in law.broken[:SHOWN]:
+            print(f"  {example[:1500]}")
+    if broken:
+        sys.exit(f"The evidence is in {folder}.")
+    if given.evidence is None:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""Where events are sent: a folder, a bucket with a queue, a topic. Each can be disturbed."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Protocol
+
+from soak.events import Events
+
+ANSWER_SECONDS = 30.0
+LONGEST_OUTAGE = 3.0
+"""Seconds for which a server is gone or slow."""
+KEPT_FILES = 40
+"""Number of rotated files that stay in a folder, as log rotation keeps some."""
+
+
+class Feed(Protocol):
+    """A source of the product."""
+
+    @property
+    def values(self) -> dict[str, str]:
+        """Values for the names in braces of the command."""
+
+    def send(self, numbers: Sequence[int]) -> None:
+        """Send events, and return once the source has them for good."""
+
+    def disturb(self, rng: random.Random) -> str:
+        """Disturb the source for a while, and return how."""
+
+
+@dataclass
+class FolderFeed:
+    """A folder of logs that grow, are rotated, truncated and compressed.
+
+    Attributes:
+        events: The events.
+        folder: The folder.
+        rotated: Number of files that were rotated.
+    """
+
+    events: Events
+    folder: Path
+    rotated: int = 0
+    _torn: bool = False
+
+    def __post_init__(self) -> None:
+        """Create the folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def values(self) -> dict[str, str]:
+        """Return the folder."""
+        return {"input": str(self.folder)}
+
+    @property
+    def current(self) -> Path:
+        """The file that grows."""
+        return self.folder / "audit.jsonl"
+
+    def send(self, numbers: Sequence[int]) -> None:
+        """Append lines, at times with a break inside a line."""
+        text = b"".join(map(self.events.line, numbers))
+        cut = len(text) - 20 if self._torn else 0
+        self._torn = False
+        with self.current.open("ab") as file:
+            for part in (text[:cut], text[cut:]) if cut else (text,):
+                file.write(part)
+                file.flush()
+                os.fsync(file.fileno())
+                time.sleep(0.7 if cut and part == text[:cut] else 0)
+
+    def disturb(self, rng: random.Random) -> str:
+        """Do what log rotation and its accidents do to files."""
+        ways: dict[str, Callable[[], object]] = {
+            "rotated": self._rotate,
+            "copied and truncated": self._copy_and_truncate,
+            "compressed": self._compress,
+            "renamed": self._rename,
+            "line cut": self._cut_line,
+        }
+        name = rng.choice(sorted(ways))
+        ways[name]()
+        for path in self._old()[:-KEPT_FILES]:
+            path.unlink()
+        return f"file {name}"
+
+    def _old(self) -> list[Path]:
+        """Return the files that no longer grow, the oldest first."""
+        old = [path for path in self.folder.iterdir() if path != self.current]
+        return sorted(old, key=lambda path: (path.stat().st_mtime, path.name))
+
+    def _next_name(self) -> Path:
+        self.rotated += 1
+        return self.folder / f"audit.jsonl.{self.rotated}"
+
+    def _rotate(self) -> None:
+        if self.current.exists():
+            self.current.rename(self._next_name())
+
+    def _copy_and_truncate(self) -> None:
+        if self.current.exists():
+            shutil.copyfile(self.current, self._next_name())
+            os.truncate(self.current, 0)
+
+    def _compress(self) -> None:
+        self._rotate()
+        plain = [path for path in self._old() if path.suffix != ".gz"]
+        for path in plain[-1:]:
+            packed = path.with_name(f"{path.name}.gz")
+            hidden = packed.with_name("packing")
+            hidden.write_bytes(gzip.compress(path.read_bytes()))
+            hidden.rename(packed)
+            path.unlink()
+
+    def _rename(self) -> None:
+        for path in self._old()[-1:]:
+            if path.suffix != ".gz":
+                path.rename(self._next_name())
+
+    def _cut_line(self) -> None:
+        self._torn = True
+
+
+@contextmanager
+def broker(folder: Path) -> Iterator[tuple[str, int]]:
+    """Run a broker, and yield its address and the number of its process."""
+    binary = Path(str(files("noida_db") / "noida-db"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [str(binary), "start", "--only", "kafka", "--kafka-port", str(port)]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(  # noqa: S603 - our own broker
+            [*command, "--data-dir", str(folder / "data")],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        wait_for_port(port)
+        yield f"127.0.0.1:{port}", server.pid
+    finally:
+        server.send_signal(signal.SIGCONT)
+        server.terminate()
+        server.wait(ANSWER_SECONDS)
+
+
+def wait_for_port(port: int) -> None:
+    """Wait until a server of this machine answers.
+
+    Raises:
+        RuntimeError: It does not.
+    """
+    end = time.monotonic() + ANSWER_SECONDS
+    while time.monotonic() < end:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise RuntimeError(f"no server answers on port {port}")
+
+
+def make_topics(brokers: str, names: Sequence[str], partitions: int) -> None:
+    """Create topics, each with some partitions."""
+    from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - an extra
+    from confluent_kafka.cimpl import NewTopic  # noqa: PLC0415 - the same
+
+    admin = AdminClient({"bootstrap.servers": brokers})
+    for future in admin.create_topics([NewTopic(name, partitions, 1) for name in names]).values():
+        future.result(ANSWER_SECONDS)
+
+
+@dataclass
+class KafkaFeed:
+    """A topic, with users as keys.
+
+    Attributes:
+        events: The events.
+        brokers: Addresses of the brokers.
+        topic: The topic.
+        pid: Process of the broker, which is stopped for a while; 0 if it is not ours.
+    """
+
+    events: Events
+    brokers: str
+    topic: str
+    pid: int = 0
+    partitions: int = 4
+    _producer: Any = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        """Connect, and create the topic."""
+        from confluent_kafka import Producer  # noqa: PLC0415 - an extra
+
+        make_topics(self.brokers, [self.topic], self.partitions)
+        settings: dict[str, str | int | float | bool] = {"bootstrap.servers": self.brokers}
+        # One request at a time keeps the order when a request is sent again.
+        settings |= {"acks": "all", "max.in.flight.requests.per.connection": 1}
+        self._producer = Producer(settings)
+
+    @property
+    def values(self) -> dict[str, str]:
+        """Return the brokers and the topic."""
+        return {"brokers": self.brokers, "topic": self.topic}
+
+    def send(self, numbers: Sequence[int]) -> None:
+        """Produce messages, one event each, and wait until the broker has them.
+
+        Raises:
+            RuntimeError: The broker does not take them.
+        """
+        for number in numbers:
+            self._producer.produce(self.topic, self.events.line(number), self.events.user(number))
+        if self._producer.flush(ANSWER_SECONDS):
+            raise RuntimeError("the broker does not take messages")
+
+    def disturb(self, rng: random.Random) -> str:
+        """Stop the broker for a while: it is there, and does not answer."""
+        if not self.pid:
+            return ""
+        os.kill(self.pid, signal.SIGSTOP)
+        time.sleep(rng.uniform(0.2, LONGEST_OUTAGE))
+        os.kill(self.pid, signal.SIGCONT)
+        return "broker stopped"

@@ -1,0 +1,1 @@
+"""Streams under load: `python benchmarks/stream`."""

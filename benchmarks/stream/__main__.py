@@ -1,0 +1,50 @@
+"""Measure streams: `python benchmarks/stream [--quick] [--only PART] [--events N] [--users N]`.
+
+Prints tables. A part is a module of this package with a function `tables`, which takes a `Scale`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path[0] = str(ROOT / "benchmarks")
+
+from figures import machine  # noqa: E402 - the line above finds it
+
+from stream.scale import Scale  # noqa: E402 - the same
+
+PARTS = {
+    "rate": "A stream of Kafka: rate, latency, memory, checkpoints, restart",
+    "users": "Many users known, few active: memory and state",
+}
+
+
+def main() -> None:
+    """Parse the command line, measure and print."""
+    parser = argparse.ArgumentParser(description="Measure streams.")
+    parser.add_argument(
+        "--only", choices=PARTS, action="append", help="part to run; can be repeated"
+    )
+    parser.add_argument("--quick", action="store_true", help="small sizes: about two minutes")
+    parser.add_argument("--events", type=int, help="events of the stream (default: 5,000,000)")
+    parser.add_argument("--users", type=int, help="users of the stream (default: 10,000)")
+    parser.add_argument("--evidence", type=Path, help="folder to keep all files in")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        scale = Scale(given.evidence or Path(scratch), given.quick, given.events, given.users)
+        for part in given.only or PARTS:
+            print(f"\n## {PARTS[part]}\n", flush=True)
+            begin = time.perf_counter()
+            for table in importlib.import_module(f"stream.{part}").tables(scale):
+                print(table.markdown(), flush=True)
+            print(f"{time.perf_counter() - begin:.0f} s, on {machine.described()}.", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,297 @@
+"""A stream of Kafka: events per second, latency, memory, time in checkpoints, restart."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+from figures.table import Table
+from soak.events import USER_COLUMN, parse_id
+from soak.feeds import broker, make_topics
+from soak.product import Product, fill_command
+from speed.meter import memory
+
+from stream.log import STRANGE_EVERY, Log, make_models, user_name
+from stream.scale import Scale
+
+COMMAND = (
+    f"morpheus run --num_threads=2 pipeline-ae --userid_column_name={USER_COLUMN} "
+    "--state={state} --checkpoint_interval=3 from-kafka --bootstrap_servers={brokers} "
+    "--input_topic=events --group_id=bench --instance_id=bench-1 --log_format=cloudtrail "
+    "train-ae --pretrained_filename={models} preprocess inf-pytorch add-scores --label=risk "
+    "filter --threshold={threshold} serialize "
+    "to-kafka --bootstrap_servers={brokers} --output_topic=alerts"
+)
+THRESHOLD = "8"
+"""Events with a higher risk are alerts: the strange ones, and few others."""
+PARTITIONS = 4
+TENTHS = 10
+SAMPLE_SECONDS = 0.5
+PATIENCE = 120.0
+"""Seconds without any alert after which a measurement is given up."""
+RESTART_EVENTS = 0.04
+"""Share of the events that are there when the product is killed and started again."""
+
+
+@dataclass
+class Alerts(threading.Thread):
+    """Reads the topic of alerts, and notes when each event's alert came.
+
+    Attributes:
+        brokers: Address of the broker.
+        arrived: Time at which the alert of each event came first, in seconds since 1970.
+        latest: When the latest alert came.
+    """
+
+    brokers: str
+    arrived: dict[int, float] = field(default_factory=dict)
+    latest: float = field(default_factory=time.time)
+
+    def __post_init__(self) -> None:
+        """Prepare the thread."""
+        super().__init__(daemon=True)
+        self._over = threading.Event()
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def run(self) -> None:
+        """Read until stopped."""
+        from confluent_kafka import Consumer, TopicPartition  # noqa: PLC0415 - an extra
+
+        consumer = Consumer({"bootstrap.servers": self.brokers, "group.id": "alerts"})
+        consumer.assign([TopicPartition("alerts", number, 0) for number in range(PARTITIONS)])
+        while not self._over.is_set():
+            for message in consumer.consume(500, 0.05):
+                if message.error() is None:
+                    self._note(json.loads(message.value() or b"{}"))
+        consumer.close()
+
+    def _note(self, row: dict[str, Any]) -> None:
+        number = parse_id(row.get("eventID"))
+        if number is not None:
+            self.latest = time.time()
+            self.arrived.setdefault(number, self.latest)
+
+    def wait_for(self, number: int) -> float:
+        """Wait for the alert of an event, and return when it came.
+
+        Raises:
+            RuntimeError: No alerts come.
+        """
+        while number not in self.arrived:
+            if time.time() > max(self.latest, self._asked) + PATIENCE:
+                raise RuntimeError(f"no alert of event {number} came")
+            time.sleep(0.01)
+        return self.arrived[number]
+
+    @property
+    def _asked(self) -> float:
+        return getattr(self, "_since", 0.0)
+
+    def expect(self) -> None:
+        """Start to be patient now."""
+        self._since = time.time()
+
+    def stop(self) -> None:
+        """Stop reading."""
+        self._over.set()
+        self.join()
+
+
+@dataclass
+class Memory(threading.Thread):
+    """Samples the memory of a process tree.
+
+    Attributes:
+        pid: The process.
+        samples: Seconds since 1970, and MB.
+    """
+
+    pid: int
+    samples: list[tuple[float, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Prepare the thread."""
+        super().__init__(daemon=True)
+        self._over = threading.Event()
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def run(self) -> None:
+        """Take samples until stopped."""
+        while not self._over.wait(SAMPLE_SECONDS):
+            self.samples.append((time.time(), memory(self.pid)))
+
+    def stop(self) -> None:
+        """Stop sampling."""
+        self._over.set()
+        self.join()
+
+    def tenth(self, number: int, begin: float, end: float) -> float:
+        """Return the median memory in one tenth of a time, counted from 1."""
+        width = (end - begin) / TENTHS
+        low = begin + (number - 1) * width
+        return median([held for when, held in self.samples if low <= when <= low + width] or [0])
+
+
+@dataclass
+class Stand:
+    """A broker, a product and its alerts.
+
+    Attributes:
+        brokers: Address of the broker.
+        log: The events.
+        product: The product.
+        state: Its state file.
+        alerts: Its alerts.
+    """
+
+    brokers: str
+    log: Log
+    product: Product
+    state: Path
+    alerts: Alerts
+
+    def produce(self, first: int, end: int, rate: float | None = None) -> dict[int, float]:
+        """Send events; return when each strange one was sent.
+
+        Args:
+            first: Number of the first event.
+            end: Number after the last one.
+            rate: Events per second; None for as many as possible, with the times of the log.
+        """
+        from confluent_kafka import Producer  # noqa: PLC0415 - an extra
+
+        settings = {"bootstrap.servers": self.brokers, "linger.ms": 5}
+        producer = Producer(settings | {"queue.buffering.max.messages": 200_000})
+        sent: dict[int, float] = {}
+        begin = time.time()
+        for number in range(first, end):
+            due = None if rate is None else begin + (number - first) / rate
+            while due is not None and (left := due - time.time()) > 0:
+                producer.poll(min(left, 0.005))
+            if number % STRANGE_EVERY == 0:
+                sent[number] = time.time()
+            self._send(producer, number, due)
+        producer.flush()
+        return sent
+
+    def _send(self, producer: Any, number: int, when: float | None) -> None:  # noqa: ANN401 - the client has no types
+        line, key = self.log.line(number, when), user_name(number % self.log.users)
+        while True:
+            try:
+                producer.produce("events", line, key)
+            except BufferError:
+                producer.poll(0.1)
+            else:
+                return
+
+
+@contextmanager
+def stand(scale: Scale) -> Iterator[Stand]:
+    """Train, and start a broker."""
+    folder = scale.scratch / "rate"
+    folder.mkdir(parents=True, exist_ok=True)
+    models = make_models(folder, scale.users)
+    with broker(folder / "broker") as (address, _):
+        make_topics(address, ["events", "alerts"], PARTITIONS)
+        state = folder / "state.db"
+        values = {"brokers": address, "models": str(models), "state": str(state)}
+        words = fill_command(COMMAND, values | {"threshold": THRESHOLD})
+        product = Product(words, folder, {}, folder / "logs")
+        alerts = Alerts(address)
+        alerts.start()
+        # Five days of events, that end an hour ago.
+        step = 5 * 86_400 / scale.events
+        log = Log(scale.users, time.time() - 5 * 86_400 - 3600, step)
+        try:
+            yield Stand(address, log, product, state, alerts)
+        finally:
+            product.kill()
+            alerts.stop()
+
+
+def tables(scale: Scale) -> Iterator[Table]:
+    """Measure throughput, then latency at half of it, then a restart."""
+    with stand(scale) as one:
+        table, rate = measure_rate(one, scale)
+        yield table
+        yield measure_latency(one, scale, rate / 2)
+        yield measure_restart(one, scale)
+
+
+def measure_rate(one: Stand, scale: Scale) -> tuple[Table, float]:
+    """Process events that are there already."""
+    last = (scale.events - 1) // STRANGE_EVERY * STRANGE_EVERY
+    one.produce(0, scale.events)
+    started = time.time()
+    one.alerts.expect()
+    one.product.start()
+    watch = Memory(one.product.pid)
+    watch.start()
+    begin = one.alerts.wait_for(0)
+    end = one.alerts.wait_for(last)
+    watch.stop()
+    rate = last / (end - begin)
+    second, tenth = (watch.tenth(number, begin, end) for number in (2, TENTHS))
+    table = Table(
+        f"{scale.events:,} events of {scale.users:,} users, from a topic with {PARTITIONS} "
+        "partitions; broker and product on the same cores",
+        ["figure", "value", "wanted", "value / wanted"],
+    )
+    table.add("start to first alert, s", begin - started, None, None)
+    table.add("events/s, sustained", rate, 25_000, rate / 25_000)
+    table.add("memory in the second tenth, MB", second, None, None)
+    table.add("memory in the last tenth, MB", tenth, second * 1.05, tenth / (second * 1.05))
+    table.add("alerts", len(one.alerts.arrived), None, None)
+    return table, rate
+
+
+def measure_latency(one: Stand, scale: Scale, rate: float) -> Table:
+    """Send events at a rate, and measure from a strange event to its alert."""
+    first = -(-scale.events // STRANGE_EVERY) * STRANGE_EVERY
+    end = first + int(rate * scale.latency_seconds)
+    one.alerts.expect()
+    sent = one.produce(first, end, rate)
+    one.alerts.wait_for(max(sent))
+    time.sleep(1)
+    took = [one.alerts.arrived[number] - when for number, when in sent.items()]
+    hundredths = quantiles(took, n=100)
+    table = Table(
+        f"From produce to alert, at {rate:,.0f} events/s for {scale.latency_seconds:.0f} s",
+        ["alerts", "p50, s", "p99, s", "largest, s", "p99 wanted, s", "p99 / wanted"],
+    )
+    table.add(len(took), median(took), hundredths[98], max(took), 3, hundredths[98] / 3)
+    return table
+
+
+def measure_restart(one: Stand, scale: Scale) -> Table:
+    """Kill the product while events wait, and start it again."""
+    first = max(one.alerts.arrived) // STRANGE_EVERY * STRANGE_EVERY + STRANGE_EVERY
+    one.product.kill()
+    first += 10 * STRANGE_EVERY
+    one.produce(first, first + max(5000, int(scale.events * RESTART_EVENTS)))
+    before = set(one.alerts.arrived)
+    one.alerts.expect()
+    began = time.time()
+    one.product.start()
+    while not (new := one.alerts.arrived.keys() - before):
+        if time.time() > began + PATIENCE:
+            raise RuntimeError("no new alert after a restart")
+        time.sleep(0.01)
+    took = min(one.alerts.arrived[number] for number in new) - began
+    table = Table(
+        f"Restart with a state of {scale.users:,} users",
+        ["start to first new alert, s", "wanted, s", "value / wanted"],
+    )
+    table.add(took, 5, took / 5)
+    return table
