@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from tempfile import mkdtemp
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -134,6 +135,49 @@ def test_users_cuts_and_restarts_do_not_matter(name: str, data: st.DataObject) -
     for user in USERS:
         alone = run_stage(case.stage, [replace(case.batch, user=user)])
         assert join([each for each in out if each.user == user]).equals(join(alone))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=8)
+@given(data=st.data())
+def test_batches_of_many_users_pushed_together_are_as_one_by_one(
+    name: str, data: st.DataObject
+) -> None:
+    case = cases()[name]
+    cuts = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
+    parts = {user: list(split_batch(replace(case.batch, user=user), cuts)) for user in USERS}
+    segment = replace(Segment.from_stages([case.stage], unbounded=True), saves=True)
+    together, alone = segment.open(), segment.open()
+    for number in range(len(parts["ann"])):
+        bundle = share_columns([parts[user][number] for user in USERS])
+        if data.draw(st.booleans()):
+            bundle *= 2  # the same user twice
+        found = together.push_many(bundle)
+        wanted = [output for batch in bundle for output in alone.push(batch)]
+        assert_equal(found, wanted)
+    assert_equal(together.flush(), alone.flush())
+    assert together.changed == alone.changed
+
+
+def share_columns(batches: Sequence[Batch]) -> list[Batch]:
+    """The same batches, with tables that are slices of one, as sources give them."""
+    tables = Table.concat(batch.table for batch in batches).split(b.table.height for b in batches)
+    return [replace(each, table=table) for each, table in zip(batches, tables, strict=True)]
+
+
+def assert_equal(found: Sequence[Batch], wanted: Sequence[Batch]) -> None:
+    assert [each.user for each in found] == [each.user for each in wanted]
+    for one, other in zip(found, wanted, strict=True):
+        assert one.table.equals(other.table)
+        assert (one.filtered, one.scores) == (other.filtered, other.scores)
+        for name in ("losses", "encoded"):
+            pair = [getattr(each, name, None) for each in (one, other)]
+            losses = [
+                each if name == "losses" else each and each.codes[each.inverse] for each in pair
+            ]
+            assert (
+                np.array_equal(*losses, equal_nan=True) if losses[0] is not None else not losses[1]
+            )
 
 
 def run_in_parts(stage: Transform, batches: Sequence[Batch], ends: Sequence[int]) -> list[Batch]:

@@ -556,6 +556,21 @@ class PreparesUsers(Protocol):
         """
 
 
+@runtime_checkable
+class ProcessesUsers(Protocol):
+    """A stage that is faster for several users together, because each has few events."""
+
+    def process_users(
+        self, batches: Sequence[Any], states: Sequence[Any]
+    ) -> Iterable[Iterable[Any]]:
+        """Return what `process` returns for each batch and its state, in the same order.
+
+        Args:
+            batches: Batches of different users.
+            states: State of each of these users; changed in place.
+        """
+
+
 def find_output_folders(stages: Iterable[Stage]) -> list[Path]:
     """Return the folders that stages write into."""
     return [

@@ -15,6 +15,7 @@ from dataclasses import astuple, dataclass, field, replace
 from functools import cache, cached_property
 from hashlib import blake2b
 from statistics import NormalDist
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -265,6 +266,11 @@ MAX_PYTHON_ROWS = 4096
 """Number of rows up to which plain Python is faster than Polars calls."""
 
 
+MAX_TABLE_RATIO = 64
+"""Rows of a table per row of a batch, up to which the encoding of the table is used. It has values
+of all users, and looking at each of them costs more than encoding a few events."""
+
+
 @dataclass(frozen=True)
 class DictionaryEncoder:
     """Dictionary encoding of the columns of a table, computed when first used.
@@ -319,17 +325,24 @@ class DictionaryEncoder:
         return self._value_codes[name]
 
 
+class HasFrame(Protocol):
+    """Rows, from which a frame can be made."""
+
+    def to_frame(self) -> pl.DataFrame:
+        """Return the rows, each time the same frame."""
+
+
 @dataclass(frozen=True)
 class EncodedSlice:
     """Consecutive rows of a table, with the dictionary encoding of the table.
 
     Attributes:
-        frame: These rows.
+        rows: These rows.
         dictionary: Encoding of the table.
         start: Position of the first row in the table.
     """
 
-    frame: pl.DataFrame
+    rows: pl.DataFrame | HasFrame
     dictionary: DictionaryEncoder
     start: int = 0
 
@@ -338,10 +351,20 @@ class EncodedSlice:
         """Encode some columns of a whole table."""
         return cls(frame, DictionaryEncoder(frame, names))
 
+    @property
+    def frame(self) -> pl.DataFrame:
+        """The rows."""
+        return self.rows if isinstance(self.rows, pl.DataFrame) else self.rows.to_frame()
+
     def covers(self, frame: pl.DataFrame, names: Sequence[str]) -> bool:
         """Return whether the slice has exactly these rows, and encodes these columns."""
         not_encoded = set(names).difference(self.dictionary.names)
         return frame is self.frame and not_encoded.isdisjoint(frame.columns)
+
+    def serves(self, frame: pl.DataFrame, names: Sequence[str]) -> bool:
+        """Return whether it covers the rows, and encoding them alone would not be faster."""
+        is_small = self.dictionary.frame.height <= MAX_TABLE_RATIO * max(frame.height, 1)
+        return is_small and self.covers(frame, names)
 
     def deduplicate(self) -> UniqueRows:
         """Return the distinct rows.
@@ -393,6 +416,16 @@ class UniqueRows:
     def column_values(self, name: str) -> pl.Series:
         """Return the values of a column, (distinct,)."""
         return self.encoded_slice.frame[name][self.first_index]
+
+
+def number_within(lengths: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
+    """Number the rows of each of some consecutive groups from 0, (rows,).
+
+    >>> number_within(np.array([2, 3])).tolist()
+    [0, 1, 0, 1, 2]
+    """
+    starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return np.asarray(np.arange(len(starts)) - starts, dtype=np.intp)
 
 
 def hash_rows(codes: NDArray[np.int32]) -> NDArray[np.uint64]:
@@ -511,7 +544,7 @@ class Encoder:
             encoded_slice: These events in the dictionary encoding of a larger table. If it is not
                 given, or is of other events or columns, the events are encoded by themselves.
         """
-        if encoded_slice is None or not encoded_slice.covers(frame, self.names):
+        if encoded_slice is None or not encoded_slice.serves(frame, self.names):
             encoded_slice = EncodedSlice.from_frame(frame, self.names)
         unique = encoded_slice.deduplicate()
         codes = np.empty((len(unique.first_index), len(self.columns)), dtype=np.int32)

@@ -153,7 +153,7 @@ class ColumnAttribution:
         """Yield row, column, the column's prediction, and the row's position in the prediction."""
         rows = np.flatnonzero(shown.any(1))
         encoded = EncodedRows(self.rows.codes[rows], self.rows.numbers[rows], np.arange(len(rows)))
-        for block, codes, numbers in iter_fixed_batches(encoded):
+        for block, codes, numbers in iter_fixed_batches(encoded, pad=not self.parts.net.any_rows):
             batch, predictor = (
                 rows[block],
                 MaskedPredictor.from_codes(self.parts.net, codes, numbers),

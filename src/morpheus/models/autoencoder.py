@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -114,9 +115,14 @@ class Autoencoder:
         """
         if products_ignore_position():
             return self
-        net = type(self)(self.config, self.weights)
+        net = copy(self)
         net.product = row_product
         return net
+
+    @property
+    def any_rows(self) -> bool:
+        """Whether a row has the same result in a batch of any number of rows."""
+        return self.product is row_product
 
     def losses(self, codes: Array, numbers: Array) -> Array:
         """Compute the loss of each column of (B, C) codes and (B, N) numbers, (B, C).
@@ -237,15 +243,20 @@ def row_product(rows: Array, weights: Array) -> Array:
     different tiles in different orders.
 
     Args:
-        rows: The rows, (B, K); B is a multiple of 8.
+        rows: The rows, (B, K).
         weights: The weights, (K, N) or (K,).
 
     >>> rows = np.tile(np.arange(3, dtype=np.float32) / 7, (32, 1))
     >>> row_product(rows, np.eye(3, dtype=np.float32)).shape
     (32, 3)
     """
-    parts = rows.reshape(-1, ROWS_PER_PRODUCT, rows.shape[-1])
-    return np.matmul(parts, weights).reshape(len(rows), *weights.shape[1:])
+    number, inner = rows.shape
+    missing = -number % ROWS_PER_PRODUCT
+    if missing:
+        rows = np.concatenate([rows, np.zeros((missing, inner), dtype=rows.dtype)])
+    parts = rows.reshape(-1, ROWS_PER_PRODUCT, inner)
+    product = np.matmul(parts, weights).reshape(len(rows), *weights.shape[1:])
+    return product[:number] if missing else product
 
 
 @cache

@@ -443,7 +443,8 @@ def measure_oov_rates(codes: NDArray[np.int32], counts: NDArray[np.int64]) -> ND
 def raw_losses(net: Network, rows: EncodedRows) -> NDArray[np.float32]:
     """Compute the loss of each column of each distinct row as the network gives it, (D, C)."""
     losses = np.empty(rows.codes.shape, dtype=np.float32)
-    for block, codes, numbers in iter_fixed_batches(rows):
+    pad = not (isinstance(net, Autoencoder) and net.any_rows)
+    for block, codes, numbers in iter_fixed_batches(rows, pad=pad):
         losses[block] = net.losses(codes, numbers)[: len(losses[block])]
     return losses
 

@@ -482,7 +482,7 @@ class MaskedPredictions:
     def predict(cls, net: Autoencoder, rows: EncodedRows) -> MaskedPredictions:
         """Hide each column in turn from a network."""
         probability, number_error = np.empty((2, *rows.codes.shape), dtype=np.float32)
-        for block, codes, numbers in iter_fixed_batches(rows):
+        for block, codes, numbers in iter_fixed_batches(rows, pad=not net.any_rows):
             size = len(probability[block])
             probability[block], number_error[block] = (
                 part[:size]

@@ -287,16 +287,22 @@ def _threadpool_controller() -> ThreadpoolController:
 
 
 def iter_fixed_batches(
-    rows: EncodedRows,
+    rows: EncodedRows, *, pad: bool = True
 ) -> Iterator[tuple[slice, NDArray[np.int64], NDArray[np.float32]]]:
     """Split rows into batches of FIXED_BATCH_SIZE, the last one padded with zeros.
 
     Everything in the loop is computed on one thread.
 
+    Args:
+        rows: The rows.
+        pad: Whether to pad. Networks with `Autoencoder.any_rows` need no padding.
+
     Yields: Position of the batch in the rows, its codes, (FIXED_BATCH_SIZE, C), and its numbers,
-    (FIXED_BATCH_SIZE, N).
+    (FIXED_BATCH_SIZE, N); fewer without padding.
     """
-    codes, numbers = _pad_rows(rows.codes.astype(np.int64)), _pad_rows(rows.numbers)
+    codes, numbers = rows.codes.astype(np.int64), rows.numbers
+    if pad:
+        codes, numbers = _pad_rows(codes), _pad_rows(numbers)
     with single_thread():
         for start in range(0, len(codes), FIXED_BATCH_SIZE):
             batch = slice(start, start + FIXED_BATCH_SIZE)

@@ -15,14 +15,14 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import takewhile
+from itertools import chain, takewhile
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
 import polars as pl
 
 from morpheus.core.batch import Batch, Events, Table, WithModel
-from morpheus.core.stage import PreparesUsers, Stage, StageContext, Transform
+from morpheus.core.stage import PreparesUsers, ProcessesUsers, Stage, StageContext, Transform
 from morpheus.core.state import State, StateKey, decode_state, encode_state
 from morpheus.errors import STOPPING_MESSAGE
 from morpheus.runtime.states import SavedStates, StateStore
@@ -256,9 +256,39 @@ class Chain:
                     outputs += self._switch_user(position, each.user)
                 outputs += stage.process(each, self._state(position, each.user))
             batches = outputs
+        return self._drop_model(batches)
+
+    def _drop_model(self, batches: list[Batch]) -> list[Batch]:
         if self.segment.drops_model:
-            return [replace(each, fingerprint=None, encoded=None) for each in batches]
+            return [each.change(fingerprint=None, encoded=None) for each in batches]
         return batches
+
+    def push_many(self, batches: Sequence[Batch]) -> list[Batch]:
+        """Push the batches of many users, and return the batches that leave the last stage.
+
+        It gives what `push` gives for one batch after the other, in the same order. On an unbounded
+        input, stages process several users together if they can; see `ProcessesUsers`.
+
+        Args:
+            batches: The batches; those of one user in time order.
+        """
+        if not self.context.unbounded or self._feature_stages:
+            return [output for batch in batches for output in self.push(batch)]
+        passed = list(batches)
+        for position in range(len(self._stages)):
+            bundles = split_repeated(passed)
+            passed = [out for bundle in bundles for out in self._process_users(position, bundle)]
+        return self._drop_model(passed)
+
+    def _process_users(self, position: int, batches: Sequence[Batch]) -> Iterator[Batch]:
+        """Let a stage process batches of different users."""
+        stage = self._stages[position]
+        states = [self._state(position, each.user) for each in batches]
+        if isinstance(stage, ProcessesUsers) and len(batches) > 1:
+            yield from chain.from_iterable(stage.process_users(batches, states))
+        else:
+            for batch, state in zip(batches, states, strict=True):
+                yield from stage.process(batch, state)
 
     def _take_history(self, batch: Batch) -> Batch:
         """Add features to the training events of a batch, and keep them for `train-ae`."""
@@ -345,6 +375,18 @@ class Chain:
         stage = self._stages[position]
         key = StateKey(self.segment.names[position], user if stage.scope == "keyed" else None)
         return self.states.get(key, lambda: stage.open(replace(self.context, user=key.user)))
+
+
+def split_repeated(batches: Iterable[Batch]) -> Iterator[list[Batch]]:
+    """Cut batches into consecutive parts in which no user occurs twice."""
+    part: dict[str | None, Batch] = {}
+    for batch in batches:
+        if batch.user in part:
+            yield list(part.values())
+            part = {}
+        part[batch.user] = batch
+    if part:
+        yield list(part.values())
 
 
 class GracefulShutdown(Generic[ItemT]):

@@ -8,16 +8,17 @@ drops duplicates, and `iter_batches` yields them one user at a time.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from morpheus.columns import INDEX, ROW, TIME
 from morpheus.core.batch import Events, ReadStats, Table
-from morpheus.features.encoder import DictionaryEncoder, EncodedSlice
+from morpheus.features.encoder import DictionaryEncoder, EncodedSlice, number_within
 
 USER, USER_RANK, PARTITION, NUM_EVENTS = "user", "_rank_", "part", "rows"
 """Columns of frames with one row per user."""
@@ -438,11 +439,25 @@ class UserGroups:
         }
         return cls(frame.drop(USER_RANK, REPLAY_NO, strict=False)[order], spans)
 
-    def take(self, user: str | None, first_row: int = 0) -> pl.DataFrame:
-        """Return the events of a user, with row numbers from `first_row` in `ROW`."""
+    def take(self, user: str | None) -> pl.DataFrame:
+        """Return the events of a user, with row numbers from 0 in `ROW`."""
         frame = self.frame.slice(*self.row_ranges.get(user, (0, 0)))
-        numbers = pl.int_range(first_row, first_row + frame.height, dtype=pl.Int64, eager=True)
+        numbers = pl.int_range(frame.height, dtype=pl.Int64, eager=True)
         return frame.insert_column(0, numbers.alias(ROW))
+
+    def number_rows(self, row_offsets: Mapping[str | None, int]) -> pl.DataFrame:
+        """Return the events of all users, with the row numbers of each user in `ROW`.
+
+        Args:
+            row_offsets: First number of each user.
+        """
+        numbers = np.arange(self.frame.height, dtype=np.int64)
+        if self.row_ranges:
+            starts, lengths = np.array(list(self.row_ranges.values()), dtype=np.int64).T
+            first = np.array([row_offsets.get(user, 0) for user in self.row_ranges], np.int64)
+            rows = np.repeat(starts, lengths) + number_within(lengths)
+            numbers[rows] += np.repeat(first - starts, lengths)
+        return self.frame.clone().insert_column(0, pl.Series(ROW, numbers))
 
 
 def _sort_rows(frame: pl.DataFrame, event_id: str) -> pl.Series:
@@ -586,18 +601,19 @@ def iter_batches(  # noqa: PLR0913 - two of them are state, which is optional
     row_offsets = Counter() if row_offsets is None else row_offsets
     history_given = set() if history_given is None else history_given
     dictionary = DictionaryEncoder(events.frame, events.feature_columns)
+    numbered = events.number_rows(row_offsets)
     for user in users[USER]:
         past = None
         if history is not None:
             past = Table(history.take(None if user in history_given else user))
             history_given.add(user)
-        frame = events.take(user, row_offsets[user])
-        row_offsets[user] += frame.height
-        if not frame.height and not (past is not None and past.height):
+        first_row, height = events.row_ranges.get(user, (0, 0))
+        row_offsets[user] += height
+        if not height and not (past is not None and past.height):
             continue
-        first_row, _ = events.row_ranges.get(user, (0, 0))
-        for start in range(0, frame.height or 1, batch_size):
-            batch = frame if frame.height <= batch_size else frame.slice(start, batch_size)
-            codes = EncodedSlice(batch, dictionary, first_row + start)
-            yield Events(user=user, table=Table(batch), history=past, dict_codes=codes)
+        for start in range(first_row, first_row + (height or 1), batch_size):
+            rows = max(min(batch_size, first_row + height - start), 0)
+            table = Table(numbered, start, rows)
+            codes = EncodedSlice(table, dictionary, start)
+            yield Events(user=user, table=table, history=past, dict_codes=codes)
             past = None
