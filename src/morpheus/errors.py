@@ -12,6 +12,9 @@ A message says what failed, where, what was found, and what to do.
 
 from __future__ import annotations
 
+import errno
+from typing import ClassVar
+
 EXIT_INTERRUPTED = 130
 """Exit code of a command stopped by Ctrl+C or SIGTERM."""
 STOPPING_MESSAGE = "Stopping pipeline. Please wait... Press Ctrl+C again to kill."
@@ -19,15 +22,22 @@ STOPPING_MESSAGE = "Stopping pipeline. Please wait... Press Ctrl+C again to kill
 
 
 class MorpheusError(Exception):
-    """An error that a person can fix. It is shown without a traceback."""
+    """An error that a person can fix. It is shown without a traceback.
 
-    exit_code = 1
+    Attributes:
+        exit_code: Exit code of the command.
+        code: Names the class in logs and metrics; see `find_error_code`.
+    """
+
+    exit_code: ClassVar[int] = 1
+    code: ClassVar[str] = "failure"
 
 
 class UsageError(MorpheusError):
     """The command line, a path or the pipeline is wrong."""
 
     exit_code = 2
+    code = "usage"
 
 
 class RecordError(MorpheusError):
@@ -40,6 +50,8 @@ class RecordError(MorpheusError):
         records: Number of records that are lost. None for an unknown number, such as the rest of
             the file.
     """
+
+    code = "record"
 
     def __init__(
         self, reason: str, *, file: object, line: int | None = None, records: int | None = 1
@@ -59,13 +71,38 @@ class RecordError(MorpheusError):
 class TransientError(MorpheusError):
     """A service or a disk did not respond. The same call may succeed later."""
 
+    code = "transient"
+
 
 class ModelCorruptedError(MorpheusError):
     """A model file does not match the index of its store."""
 
+    code = "model_corrupted"
+
 
 class EmptyRunError(MorpheusError):
     """A run with `--fail_on_empty` has written no event. Its outputs are complete and empty."""
+
+    code = "empty_run"
+
+
+def find_error_code(error: BaseException) -> str:
+    """Return a short name of the kind of an error, for logs and metrics. There are few of them.
+
+    >>> find_error_code(UsageError("There is no stage `fiter`.")), find_error_code(KeyError("x"))
+    ('usage', 'bug')
+    >>> find_error_code(OSError(28, "No space left on device"))
+    'enospc'
+    """
+    if isinstance(error, MorpheusError):
+        return error.code
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(error, MemoryError):
+        return "out_of_memory"
+    if isinstance(error, OSError):
+        return errno.errorcode.get(error.errno or 0, "os_error").lower()
+    return "bug"
 
 
 def _make_record_error(

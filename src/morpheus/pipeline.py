@@ -282,6 +282,7 @@ class Pipeline:
         self,
         on_complete: Callable[[RunMetrics], None] | None = None,
         on_step: Callable[[Step], None] | None = None,
+        on_start: Callable[[RunMetrics], None] | None = None,
     ) -> RunMetrics:
         """Run the pipeline to the end of its input.
 
@@ -289,6 +290,7 @@ class Pipeline:
             on_complete: Called with the metrics when all events have passed, even if a sink then
                 fails to finish its output.
             on_step: Called with each step of the run when it begins; see `RunMetrics.on_step`.
+            on_start: Called with the metrics before anything is read. They change during the run.
 
         Raises:
             MorpheusError: The input, an option or an output is at fault; says what to do.
@@ -301,6 +303,8 @@ class Pipeline:
         plan = Plan.from_stages(_expand(stages))
         metrics = RunMetrics(has_sink=any(isinstance(stage, Sink) for stage in stages))
         metrics.on_step = on_step
+        if on_start is not None:
+            on_start(metrics)
         progress = RunProgress(plan, metrics)
         metrics.on_input = partial(progress.check_input, _expand(stages))
         start = time.perf_counter()

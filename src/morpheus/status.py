@@ -1,28 +1,37 @@
-"""Status file of a run, which `morpheus serve` and other programs read while it runs.
+"""What a run tells other programs while it runs: a status file, and messages to systemd.
 
-The runtime writes it with `StatusFile`. Readers decode it as `Status`.
+The runtime writes the file with `StatusFile`. Readers, such as `morpheus serve`, decode it as
+`Status`. `RunWatch` notices whether a run makes progress. `ServiceNotifier` passes this on to
+systemd, which restarts a service that makes none.
 """
 
 from __future__ import annotations
 
+import os
+import socket
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
 
 import msgspec
 
-from morpheus.core.batch import RunMetrics
+from morpheus.core.batch import RunMetrics, Step
 from morpheus.core.stage import PipelineOptions, Stage
 from morpheus.report.view import AlertCounts, RunCounts
 from morpheus.storage.atomic import atomic_write
+from morpheus.text import escape_control, format_count
 
 STATUS_FILE = "status.json"
 """Usual name of the file, in the folder of the outputs."""
 WRITE_INTERVAL = 1.0
 """Minimum number of seconds between two writes."""
+POLL_INTERVAL = 1.0
+"""Maximum number of seconds between two looks at the progress of a run."""
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -127,3 +136,132 @@ def _count_run(metrics: RunMetrics) -> RunCounts:
         refusals=metrics.input.refusals,
         alerts=None if report is None else AlertCounts.from_report(report),
     )
+
+
+class RunWatch:
+    """Notices whether a run makes progress.
+
+    Progress is whatever the run counts: events and units of the current step, records read, and
+    the loop of a stream, which also turns while no events arrive. So a run that hangs makes none,
+    even if its threads are alive. Any thread may use it.
+
+    Args:
+        clock: Returns the time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._last_seen: object = None
+        self._progressed_at = clock()
+        self.started_at = time.time()
+        self.metrics = RunMetrics()
+        self.step: Step | None = None
+
+    def start(self, metrics: RunMetrics) -> None:
+        """Watch the run of these metrics."""
+        self.metrics = metrics
+
+    def follow_steps(self, on_step: Callable[[Step], None] | None) -> Callable[[Step], None]:
+        """Return what to call with each step that begins. It calls `on_step` as well."""
+
+        def begin(step: Step) -> None:
+            self.step = step
+            if on_step is not None:
+                on_step(step)
+
+        return begin
+
+    def poll(self) -> float:
+        """Look at the progress, and return the time of the last one that a look has seen."""
+        with self._lock:
+            seen = self._look()
+            if seen != self._last_seen:
+                self._last_seen, self._progressed_at = seen, self._clock()
+            return self._progressed_at
+
+    def find_idle_seconds(self) -> float:
+        """Return the number of seconds since the last progress."""
+        return max(self._clock() - self.poll(), 0.0)
+
+    def describe(self) -> str:
+        """Return the current step, and how many events have passed, in one line."""
+        step = self.step
+        if step is None:
+            return "Starting"
+        _, events = step.count()
+        return f"{step.name}: {format_count(events, 'event')}" if events else step.name
+
+    def _look(self) -> object:
+        step, metrics = self.step, self.metrics
+        counts = None if step is None else step.count()
+        return id(step), counts, metrics.input.read, metrics.training.read
+
+
+@dataclass
+class ServiceNotifier:
+    """Tells systemd about a service, as `sd_notify` does: lines in a datagram.
+
+    Attributes:
+        address: Address of the socket. A null byte in front means an abstract one.
+        watchdog_seconds: systemd restarts the service if it does not hear from it for so long. None
+            without a watchdog.
+    """
+
+    address: str
+    watchdog_seconds: float | None = None
+    _stopped: threading.Event = field(default_factory=threading.Event, repr=False)
+    _last_status: str = field(default="", repr=False)
+    _last_progress: float = field(default=0.0, repr=False)
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self | None:
+        """Make the notifier of this process. None if systemd, or its like, has not started it."""
+        address = environment.get("NOTIFY_SOCKET", "")
+        if address[:1] not in {"/", "@"}:
+            return None
+        seconds = None
+        is_own = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        with suppress(ValueError):
+            seconds = int(environment.get("WATCHDOG_USEC", "")) / 1e6
+        if not is_own or (seconds is not None and seconds <= 0):
+            seconds = None
+        return cls(address.replace("@", "\0", 1) if address[0] == "@" else address, seconds)
+
+    def send(self, *lines: str) -> None:
+        """Send lines such as `READY=1`. A service manager that is gone is no error of the run."""
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.sendto("\n".join(map(escape_control, lines)).encode(), self.address)
+
+    @contextmanager
+    def follow(self, watch: RunWatch) -> Iterator[None]:
+        """Report a run while the block runs: its start, its progress, and its end."""
+        thread = threading.Thread(target=self._report, args=(watch,), daemon=True)
+        self.send("READY=1", f"STATUS={watch.describe()}")
+        thread.start()
+        try:
+            yield
+        finally:
+            self._stopped.set()
+            thread.join(POLL_INTERVAL)
+            self.send("STOPPING=1", "STATUS=Ending")
+
+    def list_news(self, watch: RunWatch) -> list[str]:
+        """Return the messages about a run since the last call.
+
+        That is its status, if it has changed, and the watchdog's message, but only after progress.
+        """
+        lines, status, progress = [], f"STATUS={watch.describe()}", watch.poll()
+        if progress != self._last_progress and self.watchdog_seconds is not None:
+            lines.append("WATCHDOG=1")
+        if status != self._last_status:
+            lines.append(status)
+        self._last_status, self._last_progress = status, progress
+        return lines
+
+    def _report(self, watch: RunWatch) -> None:
+        interval = min(POLL_INTERVAL, (self.watchdog_seconds or 4 * POLL_INTERVAL) / 4)
+        while not self._stopped.wait(interval):
+            lines = self.list_news(watch)
+            if lines:
+                self.send(*lines)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import gc
 import inspect
 import logging
+import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import Field, fields, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import Field, dataclass, fields, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +28,7 @@ from click.exceptions import Exit
 
 from morpheus.cli.output import (
     echo,
+    find_exit_code,
     format_metrics,
     format_results,
     interruptible,
@@ -39,14 +41,16 @@ from morpheus.core.stage import (
     Stage,
     Values,
     list_values,
+    option,
     resolve_locations,
 )
-from morpheus.errors import EXIT_INTERRUPTED, UsageError
+from morpheus.errors import EXIT_INTERRUPTED, MorpheusError, UsageError
 from morpheus.text import NOTICE, quote_backtick, suggest
 
 if TYPE_CHECKING:
     from morpheus.core.batch import RunMetrics
     from morpheus.pipeline import Pipeline
+    from morpheus.status import RunWatch
 
 logger = logging.getLogger(__name__)
 
@@ -192,15 +196,15 @@ def _reject_repeated(order: Sequence[click.Parameter], context: click.Context) -
         order: Each parameter of the command line, once for each time that it is given.
         context: Context of the command.
     """
-    for option in dict.fromkeys(order):
-        takes_one = isinstance(option, click.Option) and not (
-            option.multiple or option.is_flag or option.count
+    for given in dict.fromkeys(order):
+        takes_one = isinstance(given, click.Option) and not (
+            given.multiple or given.is_flag or given.count
         )
-        if takes_one and order.count(option) > 1:
-            name = option.opts[0]
+        if takes_one and order.count(given) > 1:
+            name = given.opts[0]
             raise click.BadOptionUsage(
                 name,
-                f"Option '{name}' is given {order.count(option)} times, but takes one value. Give "
+                f"Option '{name}' is given {order.count(given)} times, but takes one value. Give "
                 "it once.",
                 ctx=context,
             )
@@ -530,6 +534,36 @@ def describe_stage(word: str) -> tuple[str, str]:
     return describe_flow(stage), first_line(help_from_docstring(stage))
 
 
+@dataclass(frozen=True)
+class MonitoringOptions:
+    """Options of `run` for programs that watch a run."""
+
+    metrics_port: int | None = option(
+        None,
+        "Port for metrics of the running process in Prometheus's format at `/metrics`, for "
+        "`/healthz` and for `/readyz`. 0 picks a free port.",
+        min=0,
+        max=65535,
+        default_display="no server",
+    )
+    metrics_host: str = option(
+        "127.0.0.1",
+        "Address that --metrics_port listens on. Anyone who reaches it can read the metrics. They "
+        "name no user.",
+    )
+    ready_seconds: float = option(
+        60.0,
+        "`/readyz` responds 503 if the run has made no progress for this number of seconds.",
+        min=1,
+    )
+    metrics_file: str | None = option(
+        None,
+        "File for the textfile collector of node_exporter, written when the run ends, also if it "
+        "fails: exit code, duration, time of the last success, and counts. It must end in `.prom`.",
+        location="local",
+    )
+
+
 @click.pass_context
 def run_pipeline(context: click.Context, /, stages: Sequence[Stage], **_: object) -> None:
     """Validate the pipeline, run it, and print the summary."""
@@ -538,16 +572,89 @@ def run_pipeline(context: click.Context, /, stages: Sequence[Stage], **_: object
     resume_gc()
     echo("Configuring Pipeline via CLI")
     parent = context.parent
-    run_values = explicit_values(parent) if parent is not None else {}
-    pipeline = Pipeline(stages, PipelineOptions(**run_values, **explicit_values(context)))
-    with interruptible():
+    values = explicit_values(parent) if parent is not None else {}
+    monitoring = _split_monitoring(values)
+    pipeline = Pipeline(stages, PipelineOptions(**values, **explicit_values(context)))
+    watch = _make_watch(monitoring)
+    with interruptible(), _record_run(monitoring, watch):
         pipeline.validate()
         _announce_run(pipeline)
-        with show_progress(pipeline.stages) as on_step:
+        with show_progress(pipeline.stages) as on_step, _publish_run(monitoring, watch):
             print_summary = partial(_print_summary, pipeline)
-            metrics = pipeline.run(print_summary, on_step)
-    if metrics.interrupted:
-        raise Exit(EXIT_INTERRUPTED)
+            if watch is None:
+                metrics = pipeline.run(print_summary, on_step)
+            else:
+                metrics = pipeline.run(print_summary, watch.follow_steps(on_step), watch.start)
+        if metrics.interrupted:
+            raise Exit(EXIT_INTERRUPTED)
+
+
+def _split_monitoring(values: dict[str, Any]) -> MonitoringOptions:
+    """Remove the options of `MonitoringOptions` from those of `run`, and return them."""
+    names = [each.name for each in fields(MonitoringOptions) if each.name in values]
+    options = resolve_locations(MonitoringOptions(**{name: values.pop(name) for name in names}))
+    for name in {"metrics_host", "ready_seconds"} & set(names):
+        if options.metrics_port is None:
+            raise UsageError(f"--{name}: needs --metrics_port. Add it, or leave --{name} out.")
+    return options
+
+
+def _make_watch(options: MonitoringOptions) -> RunWatch | None:
+    """Return what watches a run for other programs; None if no program does."""
+    if not (
+        options.metrics_file or "NOTIFY_SOCKET" in os.environ or options.metrics_port is not None
+    ):
+        return None
+    from morpheus.status import RunWatch  # noqa: PLC0415 - most runs are not watched
+
+    return RunWatch()
+
+
+@contextmanager
+def _publish_run(options: MonitoringOptions, watch: RunWatch | None) -> Iterator[None]:
+    """Serve the metrics of the run in the block, and tell systemd of its progress."""
+    with ExitStack() as resources:
+        if watch is not None and options.metrics_port is not None:
+            from morpheus.serve.metrics import serve_metrics  # noqa: PLC0415 - for this option only
+
+            address = options.metrics_host, options.metrics_port
+            server = serve_metrics(watch, *address, options.ready_seconds)
+            echo(f"Metrics at {resources.enter_context(server).url}/metrics")
+        if watch is not None:
+            from morpheus.status import ServiceNotifier  # noqa: PLC0415 - most runs are not watched
+
+            notifier = ServiceNotifier.from_environment()
+            if notifier is not None:
+                resources.enter_context(notifier.follow(watch))
+        yield
+
+
+@contextmanager
+def _record_run(options: MonitoringOptions, watch: RunWatch | None) -> Iterator[None]:
+    """Write the file of `--metrics_file` when the block ends, also if it fails."""
+    filename = options.metrics_file
+    if filename is None or watch is None:
+        yield
+        return
+    from morpheus.serve.metrics import write_metrics_file  # noqa: PLC0415 - for this option only
+    from morpheus.sinks.to_file import validate_output  # noqa: PLC0415 - `--help` runs nothing
+
+    # node_exporter ignores files with other suffixes.
+    name, suffixes = "--metrics_file", (".prom",)
+    validate_output(filename, overwrite=True, stage_name="run", option=name, suffixes=suffixes)
+    failure: BaseException | None = None
+    try:
+        yield
+    except BaseException as error:
+        failure = error
+        raise
+    finally:
+        try:
+            write_metrics_file(Path(filename), watch, find_exit_code(failure))
+        except MorpheusError as error:
+            if failure is None:
+                raise
+            logger.error("--metrics_file: %s", error)  # noqa: TRY400 - the failure of the run counts
 
 
 def _print_summary(pipeline: Pipeline, metrics: RunMetrics) -> None:

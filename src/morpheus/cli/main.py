@@ -14,6 +14,7 @@ from click.core import ParameterSource
 from morpheus.cli.chain import (
     CommandGroup,
     LazyCommand,
+    MonitoringOptions,
     PipelineGroup,
     locate_option,
     options_from_dataclass,
@@ -247,7 +248,13 @@ def morpheus(
     warn_unknown(context.command)
 
 
-@morpheus.group(cls=CommandGroup, params=options_from_dataclass(PipelineOptions, command="run"))
+@morpheus.group(
+    cls=CommandGroup,
+    params=[
+        *options_from_dataclass(PipelineOptions, command="run"),
+        *options_from_dataclass(MonitoringOptions),
+    ],
+)
 def run(**_: object) -> None:
     """Run a pipeline of stages."""
     from morpheus.runtime.pool import SINGLE_THREAD_ENV  # noqa: PLC0415 - `--help` runs nothing

@@ -306,6 +306,17 @@ OUT_OF_MEMORY_MESSAGE = (
 OUTPUT_CLOSED_MESSAGE = "The program that reads this command's output has closed it."
 
 
+def find_exit_code(error: BaseException | None) -> int:
+    """Return the exit code of a command that ends with an error, or without one."""
+    if error is None:
+        return 0
+    if isinstance(error, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    if isinstance(error, MorpheusError | click.ClickException | Exit):
+        return error.exit_code
+    return EXIT_FAILURE
+
+
 @contextmanager
 def handle_errors() -> Iterator[None]:
     """Turn errors into a message on stderr and an exit code.

@@ -1,0 +1,310 @@
+"""Metrics of a run: the server in the process, and the file that a scheduled run leaves."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+
+from morpheus.core.batch import ReadStats, RunMetrics, Step
+from morpheus.errors import UsageError
+from morpheus.serve.metrics import (
+    COUNTS,
+    LEFT_OUT,
+    MAX_CONNECTIONS,
+    Family,
+    MetricsRenderer,
+    MetricsServer,
+    serve_metrics,
+    write_metrics_file,
+)
+from morpheus.status import RunWatch
+
+MAIN = [sys.executable, "-c", "from morpheus.cli.main import main; main()"]
+SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(\{.*\})? (\S+)$", re.MULTILINE)
+
+
+def read_samples(text: str) -> dict[str, float]:
+    """Return the value of each metric, by its name and labels."""
+    return {name + labels: float(value) for name, labels, value in SAMPLE.findall(text)}
+
+
+def get(url: str) -> tuple[int, str]:
+    """Return the status and the text of a response."""
+    try:
+        with urllib.request.urlopen(url, timeout=20) as response:  # noqa: S310 - our own server
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def write_events(path: Path, start: int, count: int) -> None:
+    lines = [
+        {
+            "eventTime": f"2026-01-01T{start:02}:{n % 60:02}:00Z",
+            "eventName": "Get" if n % 3 else "List",
+            "userIdentityuserName": "ann",
+        }
+        for n in range(count)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def pipeline(folder: Path, *source: str) -> list[str]:
+    """Return the words of a pipeline that reads and writes a folder."""
+    return [
+        *("pipeline-ae", "--userid_column_name=userIdentityuserName"),
+        *("from-cloudtrail", f"--input_glob={folder}/in/*.jsonl", *source),
+        *("train-ae", "--train_min_history=10", "preprocess", "inf-pytorch", "add-scores"),
+        *("serialize", "to-file", f"--filename={folder}/out.csv", "--overwrite"),
+    ]
+
+
+def run_command(folder: Path, *options: str, words: list[str] | None = None) -> tuple[int, str]:
+    """Run the command over the events in a folder; return its exit code and what it says."""
+    (folder / "in").mkdir(exist_ok=True)
+    if not (folder / "in" / "a.jsonl").exists():
+        write_events(folder / "in" / "a.jsonl", 1, 60)
+    command = [*MAIN, "run", "--num_threads=1", *options, *(words or pipeline(folder))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return done.returncode, done.stderr
+
+
+def until(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@contextmanager
+def running(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Watch a folder in a process of its own. Yields it, and the address of its metrics."""
+    (folder / "in").mkdir()
+    write_events(folder / "in" / "a.jsonl", 1, 60)
+    watching = pipeline(folder, "--watch_directory=true", "--batch_timeout=0.1")
+    command = [*MAIN, "run", "--metrics_port=0", *options, *watching]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            line = next(line for line in process.stderr if line.startswith("Metrics at "))
+            yield process, line.split()[-1].removesuffix("/metrics")
+        finally:
+            process.kill()
+
+
+def test_a_running_stream_shows_its_counts_and_its_health_and_ends_with_the_process(tmp_path):
+    with running(tmp_path) as (process, url):
+        until(lambda: read_samples(get(f"{url}/metrics")[1])["morpheus_events_scored_total"] == 60)
+        write_events(tmp_path / "in" / "b.jsonl", 2, 40)
+        until(lambda: read_samples(get(f"{url}/metrics")[1])["morpheus_events_scored_total"] == 100)
+        samples = read_samples(get(f"{url}/metrics")[1])
+        assert samples["morpheus_events_read_total"] == 100
+        assert samples["process_resident_memory_bytes"] > 1e6
+        assert get(f"{url}/healthz") == (200, "alive\n")
+        assert get(f"{url}/readyz")[0] == 200
+        assert get(f"{url}/")[0] == 404
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=20)
+        assert process.returncode == 130
+        with pytest.raises(urllib.error.URLError):
+            get(f"{url}/metrics")
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool: apt-get install prometheus")
+def test_promtool_accepts_all_metrics(tmp_path):
+    metrics = RunMetrics(input=ReadStats(read=9, refused=2, outside_range=1), scored=3)
+    watch = RunWatch()
+    watch.start(metrics)
+    write_metrics_file(tmp_path / "daily.prom", watch, 0)
+    for text in (MetricsRenderer(watch).render(), (tmp_path / "daily.prom").read_text()):
+        command = [str(shutil.which("promtool")), "check", "metrics"]
+        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_what_is_read_is_scored_or_counted_by_reason():
+    stats = ReadStats(read=20, refused=1, duplicates=2, outside_range=3, other_users=4)
+    metrics = RunMetrics(input=stats, scored=5, filtered=4, users={"ann": 6})
+    metrics.users = RunMetrics().users + type(metrics.unscored_filtered)(ann=6)
+    metrics.unscored_filtered["ann"] = 1
+    watch = RunWatch()
+    watch.start(metrics)
+    samples = read_samples(MetricsRenderer(watch).render())
+    left_out = sum(
+        samples[f'morpheus_events_left_out_total{{reason="{name}"}}'] for name in LEFT_OUT
+    )
+    counted = ("scored", "unscored", "refused", "duplicate")
+    parts = {name: samples[f"morpheus_events_{name}_total"] for name in counted}
+    assert parts == {"scored": 8, "unscored": 2, "refused": 1, "duplicate": 2}
+    assert sum(parts.values()) + left_out == samples["morpheus_events_read_total"]
+
+
+def test_a_counter_never_decreases():
+    watch, metrics = RunWatch(), RunMetrics(filtered=10)
+    watch.start(metrics)
+    renderer = MetricsRenderer(watch)
+    assert read_samples(renderer.render())["morpheus_events_scored_total"] == 10
+    metrics.unscored_filtered["ann"] = 4  # as the run does, after it has counted the ten
+    assert read_samples(renderer.render())["morpheus_events_scored_total"] == 10
+
+
+def test_no_metric_names_a_user():
+    metrics = RunMetrics(unscored_reasons={"ann@example.com": "no model"})
+    metrics.users["ann@example.com"] = 3
+    metrics.suppressed["rule of ann@example.com"] = 1
+    watch = RunWatch()
+    watch.start(metrics)
+    assert "ann@" not in MetricsRenderer(watch).render()
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [('a"b\\c', r"a\"b\\c"), ("x\n# y", r"x\\n# y"), ("\u202ex", r"\\u202ex")],
+)
+def test_a_label_cannot_break_its_line(value, shown):
+    [_, _, line] = Family("m", "gauge", "Help.").render([({"file": value}, 1)])
+    assert line == f'm{{file="{shown}"}} 1'
+
+
+def test_a_run_without_progress_is_alive_but_not_ready():
+    now = [0.0]
+    watch, metrics = RunWatch(lambda: now[0]), RunMetrics()
+    watch.start(metrics)
+    with serve_metrics(watch, "127.0.0.1", 0, 60.0) as server:
+        assert get(f"{server.url}/readyz")[0] == 200
+        now[0] = 61.0
+        assert get(f"{server.url}/readyz") == (
+            503,
+            "not ready: progress 61 s ago, 60 s allowed\n",
+        )
+        assert get(f"{server.url}/healthz")[0] == 200
+        metrics.input.read += 1
+        assert get(f"{server.url}/readyz")[0] == 200
+
+
+def test_progress_is_the_step_its_counts_and_the_records_read():
+    times = iter(range(1, 100))
+    watch, metrics, done = RunWatch(lambda: float(next(times))), RunMetrics(), [0]
+    watch.start(metrics)
+    begin = watch.follow_steps(None)
+    seen = [watch.poll(), watch.poll()]
+    begin(Step("Reading", lambda: (done[0], 0)))
+    seen += [watch.poll(), watch.poll()]
+    done[0] = 1
+    seen += [watch.poll(), watch.poll()]
+    metrics.training.read = 1
+    seen += [watch.poll(), watch.poll()]
+    assert len(set(seen)) == 4
+    assert seen[::2] == seen[1::2]
+
+
+def test_only_get_and_head_are_served():
+    with serve_metrics(RunWatch(), "127.0.0.1", 0, 60.0) as server:
+        for method, status in (("HEAD", 200), ("POST", 501), ("DELETE", 501)):
+            with closing(HTTPConnection("127.0.0.1", server.server_port, timeout=20)) as client:
+                client.request(method, "/metrics")
+                response = client.getresponse()
+                assert (response.status, response.read() == b"") == (status, status == 200)
+
+
+def test_idle_connections_do_not_pile_up():
+    with serve_metrics(RunWatch(), "127.0.0.1", 0, 60.0) as server:
+        address = ("127.0.0.1", server.server_port)
+        idle = [socket.create_connection(address) for _ in range(MAX_CONNECTIONS)]
+        with closing(socket.create_connection(address, timeout=20)) as one_more:
+            assert one_more.recv(1) == b""  # closed without a response
+        for each in idle:
+            each.close()
+
+        def responds() -> bool:
+            try:
+                return get(f"{server.url}/healthz")[0] == 200
+            except OSError:
+                return False
+
+        until(responds)
+
+
+def test_a_port_in_use_is_a_wrong_option():
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UsageError, match=rf"--metrics_port: cannot listen on 127.0.0.1:{port}"):
+            MetricsServer(RunWatch(), "127.0.0.1", port, 60.0)
+    with pytest.raises(UsageError, match=r"cannot listen on 192\.0\.2\.1:0: .* assign"):
+        MetricsServer(RunWatch(), "192.0.2.1", 0, 60.0)  # an address for documentation
+
+
+def test_options_of_the_server_need_a_port(tmp_path):
+    code, text = run_command(tmp_path, "--metrics_host=0.0.0.0")
+    assert code == 2
+    assert "--metrics_host: needs --metrics_port. Add it, or leave --metrics_host out." in text
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_the_file_tells_a_success_from_a_failure_and_keeps_the_last_success(tmp_path):
+    file = tmp_path / "daily.prom"
+    assert run_command(tmp_path, f"--metrics_file={file}")[0] == 0
+    first = read_samples(file.read_text())
+    assert first['morpheus_run_exit_code{run="daily"}'] == 0
+    assert first['morpheus_run_events_scored{run="daily"}'] == 60
+    assert first['morpheus_run_duration_seconds{run="daily"}'] > 0
+    success = first['morpheus_run_last_success_timestamp_seconds{run="daily"}']
+    assert success == first['morpheus_run_end_timestamp_seconds{run="daily"}']
+    assert stat.S_IMODE(file.stat().st_mode) & 0o044 == 0o044, "node_exporter is another user"
+
+    (tmp_path / "in" / "a.jsonl").write_text("not a record\n")
+    code, _ = run_command(tmp_path, f"--metrics_file={file}")
+    assert code == 1
+    second = read_samples(file.read_text())
+    assert second['morpheus_run_exit_code{run="daily"}'] == 1
+    assert second['morpheus_run_last_success_timestamp_seconds{run="daily"}'] == success
+    assert second['morpheus_run_end_timestamp_seconds{run="daily"}'] > success
+
+
+def test_the_file_of_a_wrong_pipeline_has_its_exit_code(tmp_path):
+    file = tmp_path / "daily.prom"
+    words = ["pipeline-ae", "from-cloudtrail", f"--input_glob={tmp_path}/in/*.jsonl", "preprocess"]
+    code, _ = run_command(tmp_path, f"--metrics_file={file}", words=words)
+    assert code == 2
+    assert read_samples(file.read_text())['morpheus_run_exit_code{run="daily"}'] == 2
+    assert "last_success" not in file.read_text()
+
+
+def test_a_file_that_node_exporter_ignores_is_rejected(tmp_path):
+    code, text = run_command(tmp_path, f"--metrics_file={tmp_path}/daily.txt")
+    assert code == 2
+    assert "--metrics_file" in text
+    assert "Use .prom" in text
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_the_module_is_loaded_only_for_its_options(tmp_path):
+    (tmp_path / "in").mkdir()
+    write_events(tmp_path / "in" / "a.jsonl", 1, 60)
+    code = (
+        "import sys; from morpheus.cli.main import morpheus\n"
+        f"morpheus(['run', *{pipeline(tmp_path)!r}], standalone_mode=False)\n"
+        "print({'morpheus.serve.metrics', 'http.server'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_every_count_says_what_it_counts():
+    assert [text for text, _ in COUNTS.values() if not text.endswith(".")] == []
