@@ -1,4 +1,8 @@
-"""Stores that keep encoded states between runs: in memory, and in a SQLite file."""
+"""Stores that keep encoded states between runs: in memory, and in a SQLite file.
+
+The file also has what only endless runs keep: the offsets of the source, the outbox of rows that
+sinks have not taken yet, and how far each sink has come. One transaction changes all of it.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,23 @@ import sqlite3
 import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from types import ModuleType
+from typing import NamedTuple, Protocol
 from zlib import crc32
 
 from morpheus.core.state import StateKey
 from morpheus.errors import TransientError, UsageError
+
+try:
+    import fcntl
+except ImportError:  # Windows: SQLite's own lock has to do
+    _FCNTL: ModuleType | None = None
+else:
+    _FCNTL = fcntl
 
 logger = logging.getLogger(__name__)
 
@@ -110,11 +122,48 @@ class MemoryStateStore:
         self.pending = {}
 
 
+class OutboxEntry(NamedTuple):
+    """Rows on their way to the sinks at one place of the pipeline.
+
+    Attributes:
+        number: Its number; later entries have higher ones.
+        data: The rows, encoded.
+    """
+
+    number: int
+    data: bytes
+
+
+@dataclass
+class SinkProgress:
+    """How far a sink has come in the outbox.
+
+    Attributes:
+        delivered: Number of the last entry that it has taken.
+        position: What it needs in order to go on there; see `Sink.sync`.
+    """
+
+    delivered: int = 0
+    position: dict[str, bytes] = field(default_factory=dict)
+
+
+_TABLES = (
+    "meta (key TEXT PRIMARY KEY, value TEXT)",
+    """states (stage TEXT, user TEXT, data BLOB, saved INTEGER, PRIMARY KEY (user, stage))
+    WITHOUT ROWID""",
+    "offsets (name TEXT PRIMARY KEY, data BLOB) WITHOUT ROWID",
+    "outbox (number INTEGER PRIMARY KEY AUTOINCREMENT, place TEXT, data BLOB)",
+    "sinks (sink TEXT PRIMARY KEY, place TEXT, delivered INTEGER) WITHOUT ROWID",
+    "positions (sink TEXT, name TEXT, data BLOB, PRIMARY KEY (sink, name)) WITHOUT ROWID",
+)
+
+
 class SqliteStateStore:
     """A store in one SQLite file, in WAL mode, synced at each commit.
 
-    The file is bound to the options that determine what states mean. A file with other values of
-    these options is rejected.
+    Only one process at a time can have it open; `OutboxReader` reads beside it. The file is bound
+    to the options that determine what states mean. A file with other values of these options is
+    rejected.
 
     Args:
         path: The file. It is created with mode 0600 if it does not exist.
@@ -129,13 +178,21 @@ class SqliteStateStore:
         self.path = path
         with self._translate_errors():
             # SQLite gives its own files beside it, `-wal` and `-shm`, the same mode.
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, stat.S_IRUSR | stat.S_IWUSR))
-            # An absolute path, because SQLite takes some names, such as `:memory:`, for no file.
-            self._db = sqlite3.connect(path.absolute(), isolation_level=None, timeout=_LOCK_SECONDS)
+            self._file = os.open(path, os.O_CREAT | os.O_RDWR, stat.S_IRUSR | stat.S_IWUSR)
+            try:
+                self._lock()
+                # Absolute, because SQLite takes some names, such as `:memory:`, for no file.
+                self._db = sqlite3.connect(
+                    path.absolute(), isolation_level=None, timeout=_LOCK_SECONDS
+                )
+            except BaseException:
+                os.close(self._file)
+                raise
             try:
                 self._open(config)
             except BaseException:
                 self._db.close()
+                os.close(self._file)
                 raise
 
     def load(self, users: Iterable[str | None]) -> dict[StateKey, bytes]:
@@ -167,6 +224,95 @@ class SqliteStateStore:
         with self._translate_errors():
             self._db.executemany("INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?)", rows)
 
+    def load_offsets(self) -> dict[str, bytes]:
+        """Return the offsets of the source, by its partition."""
+        with self._translate_errors():
+            rows = self._db.execute("SELECT name, data FROM offsets")
+            return {name: self._check(data) for name, data in rows}
+
+    def save_offsets(self, offsets: Mapping[str, bytes]) -> None:
+        """Save changed offsets; empty bytes remove one."""
+        self._save_parts("offsets (name, data)", "offsets WHERE name = ?", (), offsets)
+
+    def add_to_outbox(self, place: str, data: bytes) -> int:
+        """Keep rows until every sink of a place of the pipeline has taken them.
+
+        Returns:
+            The number of the entry.
+        """
+        with self._translate_errors():
+            row = (place, _checksum(data) + data)
+            return int(
+                self._db.execute("INSERT INTO outbox (place, data) VALUES (?, ?)", row).lastrowid
+                or 0
+            )
+
+    def measure_outbox(self) -> tuple[int, int]:
+        """Return the number of entries in the outbox, and their bytes."""
+        with self._translate_errors():
+            query = "SELECT COUNT(*), COALESCE(SUM(LENGTH(data)), 0) FROM outbox"
+            entries, size = self._db.execute(query).fetchone()
+            return int(entries), int(size)
+
+    def load_sinks(self) -> dict[str, SinkProgress]:
+        """Return how far each sink has come."""
+        with self._translate_errors():
+            rows = self._db.execute("SELECT sink, delivered FROM sinks")
+            sinks = {sink: SinkProgress(delivered) for sink, delivered in rows}
+            for sink, name, data in self._db.execute("SELECT sink, name, data FROM positions"):
+                if sink in sinks:
+                    sinks[sink].position[name] = self._check(data)
+            return sinks
+
+    def save_sink(self, sink: str, place: str, progress: SinkProgress) -> None:
+        """Save how far a sink has come; of its position, only what has changed."""
+        with self._translate_errors():
+            row = (sink, place, progress.delivered)
+            self._db.execute("INSERT OR REPLACE INTO sinks VALUES (?, ?, ?)", row)
+        self._save_parts(
+            "positions (sink, name, data)",
+            "positions WHERE sink = ? AND name = ?",
+            (sink,),
+            progress.position,
+        )
+
+    def remove_sink(self, sink: str) -> None:
+        """Forget a sink that the pipeline does not have any more."""
+        with self._translate_errors():
+            self._db.execute("DELETE FROM sinks WHERE sink = ?", [sink])
+            self._db.execute("DELETE FROM positions WHERE sink = ?", [sink])
+
+    def count_undelivered(self, sink: str) -> int:
+        """Return the number of entries that a sink has not taken."""
+        query = (
+            "SELECT COUNT(*) FROM outbox JOIN sinks USING (place) WHERE sink = ? AND "
+            "number > delivered"
+        )
+        with self._translate_errors():
+            return int(self._db.execute(query, [sink]).fetchone()[0])
+
+    def trim_outbox(self) -> None:
+        """Remove the entries that every sink of their place has taken."""
+        with self._translate_errors():
+            self._db.execute(
+                "DELETE FROM outbox WHERE number <= COALESCE((SELECT MIN(delivered) FROM sinks "
+                "WHERE sinks.place = outbox.place), number)"
+            )
+
+    def open_reader(self) -> OutboxReader:
+        """Open a connection that reads the committed entries of the outbox, in another thread."""
+        return OutboxReader(self.path)
+
+    def _save_parts(
+        self, columns: str, where: str, key: tuple[str, ...], parts: Mapping[str, bytes]
+    ) -> None:
+        marks = ", ".join("?" * (len(key) + 2))
+        gone = [(*key, name) for name, data in parts.items() if not data]
+        rows = [(*key, name, _checksum(data) + data) for name, data in parts.items() if data]
+        with self._translate_errors():
+            self._db.executemany(f"INSERT OR REPLACE INTO {columns} VALUES ({marks})", rows)  # noqa: S608 - constants of this module
+            self._db.executemany(f"DELETE FROM {where}", gone)  # noqa: S608 - constants of this module
+
     def list_users(self) -> dict[str | None, datetime]:
         """Return the time of the latest save of each user, in UTC."""
         with self._translate_errors():
@@ -195,6 +341,26 @@ class SqliteStateStore:
                 self._db.execute("ROLLBACK")
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self._db.close()
+            # Last, for a process that closes a file gives up SQLite's locks on it.
+            os.close(self._file)
+
+    def _lock(self) -> None:
+        """Keep other runs away, also between two transactions.
+
+        Raises:
+            TransientError: Another run has the file open.
+        """
+        if _FCNTL is None:
+            return
+        try:
+            _FCNTL.flock(self._file, _FCNTL.LOCK_EX | _FCNTL.LOCK_NB)
+        except BlockingIOError as error:
+            raise TransientError(self._in_use_message()) from error
+        except OSError:
+            return  # a file system without such locks
+
+    def _in_use_message(self) -> str:
+        return f"--state: `{self.path}` is in use by another run. Wait until it has ended."
 
     def _check(self, data: bytes) -> bytes:
         """Return a state without its checksum. SQLite itself would not notice changed bytes."""
@@ -218,12 +384,8 @@ class SqliteStateStore:
         self._db.execute("PRAGMA synchronous=FULL")
         # One writer at a time: two runs that read the same state would both score the same events.
         self._db.execute("BEGIN IMMEDIATE")
-        self._db.execute("CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT)")
-        self._db.execute(
-            "CREATE TABLE IF NOT EXISTS states "
-            "(stage TEXT, user TEXT, data BLOB, saved INTEGER, PRIMARY KEY (user, stage)) "
-            "WITHOUT ROWID"
-        )
+        for table in _TABLES:
+            self._db.execute(f"CREATE TABLE IF NOT EXISTS {table}")
         wanted = {name: json.dumps(value) for name, value in config.items()}
         wanted["format"] = json.dumps(_FORMAT)
         stored = dict(self._db.execute("SELECT key, value FROM meta"))
@@ -251,9 +413,7 @@ class SqliteStateStore:
             yield
         except sqlite3.DatabaseError as error:
             if "locked" in str(error) or "busy" in str(error):
-                raise TransientError(
-                    f"--state: `{self.path}` is in use by another run. Wait until it has ended."
-                ) from error
+                raise TransientError(self._in_use_message()) from error
             if isinstance(error, sqlite3.OperationalError):
                 raise TransientError(
                     f"--state: `{self.path}`: {error}. Check that the file and its folder can be "
@@ -267,6 +427,46 @@ class SqliteStateStore:
                 f"--state: `{self.path}` cannot be opened: {error.strerror}. Give a file in a "
                 "folder that exists and can be written."
             ) from error
+
+
+class OutboxReader:
+    """Reads the committed entries of an outbox while a run writes others.
+
+    Args:
+        path: The state file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        location = f"{path.absolute().as_uri()}?mode=ro"
+        self._db = sqlite3.connect(location, uri=True, timeout=_LOCK_SECONDS)
+
+    def next(self, place: str, number: int) -> OutboxEntry | None:
+        """Return the first entry of a place of the pipeline after a number; None if there is none.
+
+        Raises:
+            TransientError: The file cannot be read.
+        """
+        query = (
+            "SELECT number, data FROM outbox WHERE place = ? AND number > ? ORDER BY number LIMIT 1"
+        )
+        try:
+            row = self._db.execute(query, [place, number]).fetchone()
+        except sqlite3.Error as error:
+            raise TransientError(f"--state: the outbox cannot be read: {error}.") from error
+        if row is None:
+            return None
+        data = row[1][_CHECKSUM_SIZE:]
+        if row[1][:_CHECKSUM_SIZE] != _checksum(data):
+            raise TransientError(
+                "--state: rows that wait for a sink do not match their checksum. The disk may be "
+                "damaged."
+            )
+        return OutboxEntry(row[0], data)
+
+    def close(self) -> None:
+        """Close the connection."""
+        with suppress(sqlite3.Error):
+            self._db.close()
 
 
 def _checksum(data: bytes) -> bytes:
