@@ -10,7 +10,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
@@ -58,20 +58,13 @@ from morpheus.runtime.chain import (
 )
 from morpheus.runtime.dask import DaskRunner
 from morpheus.runtime.dask_cluster import Cluster, check_scheduler
-from morpheus.runtime.local import (
-    SOURCE,
-    LocalRunner,
-    read_partitions,
-    restore_source,
-    resume_source,
-    save_memory,
-    save_source,
-)
+from morpheus.runtime.local import LocalRunner, read_partitions
+from morpheus.runtime.outbox import SinkWorker
 from morpheus.runtime.pool import WorkerPool
 from morpheus.runtime.states import SqliteStateStore, StateStore
+from morpheus.runtime.stream import DurableStream, Stream, StreamSettings, open_outbox_tail
 from morpheus.sinks.to_file import validate_output
 from morpheus.sources.base import Source
-from morpheus.sources.source_state import PartitionState
 from morpheus.status import StatusFile
 from morpheus.storage.atomic import set_file_policy, start_cleanup
 from morpheus.storage.object_store import ObjectPath
@@ -212,6 +205,8 @@ class RunProgress:
             self.users += batch.user != last
             last = batch.user
             yield batch
+        if unbounded:
+            return
         empty = None if self.users else self.plan.source.make_empty_batch(self.metrics.columns)
         if empty is not None:
             yield from self.plan.make_segment(self.metrics, saves=False).open().run(iter([empty]))
@@ -314,9 +309,7 @@ class Pipeline:
             status.write(metrics, running=True)
         with self._open_store(plan) as store, self._open_runner(store) as runner:
             with ExitStack() as resources:
-                tail = plan.make_tail(saves=store is not None).open(resources=resources)
-                opened = self._open_segment(progress, runner, store)
-                for batch in tail.run(resources.enter_context(opened), store):
+                for batch in self._open_batches(progress, runner, store, resources):
                     metrics.add(batch)
                     if status is not None:
                         status.write(metrics, running=True)
@@ -367,42 +360,60 @@ class Pipeline:
         finally:
             store.close()
 
-    def _open_segment(
-        self, progress: RunProgress, runner: Runner, store: StateStore | None
-    ) -> AbstractContextManager[Iterator[Batch]]:
-        """Read the input and run head and segment; gives the batches that leave the segment.
+    def _open_batches(
+        self, progress: RunProgress, runner: Runner, store: StateStore | None, resources: ExitStack
+    ) -> Iterator[Batch]:
+        """Return the batches that leave the last stage, and open what they are read with."""
+        plan = progress.plan
+        if plan.source.is_unbounded():
+            return self._open_stream(progress, store, resources)
+        tail = plan.make_tail(saves=store is not None).open(resources=resources)
+        # On exit, whatever reads the input is closed at once, also after an error.
+        return tail.run(resources.enter_context(self._run_bounded(progress, runner, store)), store)
 
-        On exit, whatever reads the input is closed at once, also after an error.
-        """
-        unbounded = progress.plan.source.is_unbounded()
-        run = self._run_unbounded if unbounded else self._run_bounded
-        return run(progress, runner, store)
-
-    @contextmanager
-    def _run_unbounded(
-        self, progress: RunProgress, runner: Runner, store: StateStore | None
-    ) -> Iterator[Iterator[Batch]]:
+    def _open_stream(
+        self, progress: RunProgress, store: StateStore | None, resources: ExitStack
+    ) -> Iterator[Batch]:
+        """Read an endless input, and run all stages."""
         plan, metrics = progress.plan, progress.metrics
-        training_input = _find_training_input(plan.segment)
-        state = PartitionState.restore({})
-        if store is not None:
-            state = restore_source(store.load_stage(SOURCE))
-        micro_batches = GracefulShutdown(plan.source.micro_batches(training_input, metrics, {}))
-        events = (
-            batch
-            for micro_batch in micro_batches
-            for part in micro_batch.partitions
-            for batch in part.events(metrics, state)
+        tail = plan.make_tail(saves=False)
+        durable = store if isinstance(store, SqliteStateStore) else None
+        shared = {} if durable is None else durable.load([None])
+        outbox, workers = None, list[SinkWorker]()
+        if durable is not None:
+            stages, outbox, workers = open_outbox_tail(tail.stages, tail.names, durable)
+            tail = replace(tail, stages=tuple(stages))
+        last = tail.open(shared, resources)
+        offsets = {} if durable is None else durable.load_offsets()
+        source = plan.source.micro_batches(_find_training_input(plan.segment), metrics, offsets)
+        shutdown = GracefulShutdown(source)
+        for worker in workers:
+            worker.start()
+        micro_batches = iter(shutdown)
+        # The source draws the population sample before it returns the first micro-batch.
+        micro_batches = chain(list(islice(micro_batches, 1)), micro_batches)
+        head = Segment(plan.head, name_stages(plan.head), unbounded=True).open(shared)
+        chains = (head, plan.make_segment(metrics, saves=False).open(shared), last)
+        stream = Stream(chains, metrics)
+        if durable is not None and outbox is not None:
+            stream = DurableStream(
+                chains,
+                metrics,
+                store=durable,
+                outbox=outbox,
+                workers=workers,
+                settings=self._make_stream_settings(),
+                is_stopped=lambda: shutdown.stopped,
+            )
+        stream.make_empty_batch = lambda: plan.source.make_empty_batch(metrics.columns)
+        yield from progress.count(stream.run(micro_batches))
+        metrics.interrupted = shutdown.stopped
+
+    def _make_stream_settings(self) -> StreamSettings:
+        options = self.options
+        return StreamSettings(
+            options.checkpoint_interval, options.max_outbox, options.max_live_users
         )
-        head = Segment.from_stages(plan.head, unbounded=True).open().run(events)
-        # The source draws the population sample before it returns the first batch.
-        stream = chain(list(islice(head, 1)), head)
-        segment = plan.make_segment(metrics, saves=store is not None)
-        with closing(runner.run(segment, stream)) as batches:
-            yield progress.count(batches)
-        metrics.interrupted = micro_batches.stopped
-        if store is not None:
-            save_source(store, state, list(state.row_offsets))
 
     @contextmanager
     def _run_bounded(

@@ -606,6 +606,55 @@ class Step:
 
 
 @dataclass
+class SinkStats:
+    """How a sink of an endless run keeps up.
+
+    Attributes:
+        delivered: Number of the last entry of the outbox that it has taken.
+        behind_since: When it fell behind, by `time.monotonic`; None if it has all rows.
+        errors: Number of attempts that have failed.
+        last_error: Name of the class of the last error; empty while it takes rows.
+    """
+
+    delivered: int = 0
+    behind_since: float | None = None
+    errors: int = 0
+    last_error: str = ""
+
+
+@dataclass
+class StreamStats:
+    """How an endless run goes on.
+
+    Attributes:
+        micro_batches: Number of micro-batches with events.
+        checkpoints: Number of checkpoints.
+        checkpoint_seconds: Seconds that they took.
+        outbox_entries: Number of entries that wait in the outbox.
+        outbox_bytes: Their size.
+        paused: Reading pauses, because the outbox is full.
+        sinks: How each sink keeps up, by its name.
+        watermarks: Event time up to which each partition of the source was read, in seconds since
+            1970.
+        late: Number of events that came later than is allowed.
+        live_users: Number of users whose state is in memory.
+        progress: When the run last got on, by `time.monotonic`: with events or without.
+    """
+
+    micro_batches: int = 0
+    checkpoints: int = 0
+    checkpoint_seconds: float = 0.0
+    outbox_entries: int = 0
+    outbox_bytes: int = 0
+    paused: bool = False
+    sinks: dict[str, SinkStats] = field(default_factory=dict)
+    watermarks: dict[str, float] = field(default_factory=dict)
+    late: int = 0
+    live_users: int = 0
+    progress: float = 0.0
+
+
+@dataclass
 class RunMetrics:
     """What happened to every event of a run.
 
@@ -641,6 +690,7 @@ class RunMetrics:
         on_input: The source calls it with what it has read, before it returns the events. Raises an
             error if they do not fit the fingerprints. None for no check.
         on_step: Called with each step when it begins. None if nothing shows the progress.
+        stream: How an endless run goes on; None on one that ends.
     """
 
     input: ReadStats = field(default_factory=ReadStats)
@@ -670,6 +720,7 @@ class RunMetrics:
     saved_models: SavedModels | None = field(default=None, compare=False)
     on_input: Callable[[InputProfile], None] | None = field(default=None, compare=False, repr=False)
     on_step: Callable[[Step], None] | None = field(default=None, compare=False, repr=False)
+    stream: StreamStats | None = field(default=None, compare=False)
 
     def begin(self, step: Step) -> None:
         """Say that a step begins. It ends when the next one begins."""

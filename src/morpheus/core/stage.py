@@ -188,6 +188,28 @@ class PipelineOptions:
         command="pipeline-ae",
         location="local",
     )
+    checkpoint_interval: float = option(
+        1.0,
+        "On an endless input with --state: seconds between two checkpoints. Rows reach the outputs "
+        "after a checkpoint. They become rarer where they would take more than a tenth of the "
+        "time.",
+        min=0,
+        command="pipeline-ae",
+    )
+    max_outbox: int = option(
+        10_000,
+        "On an endless input with --state: megabytes of rows that may wait in the state file for "
+        "an output that is down. Then reading pauses.",
+        min=1,
+        command="pipeline-ae",
+    )
+    max_live_users: int = option(
+        20_000,
+        "On an endless input with --state: users whose state is kept in memory. That of others is "
+        "read from the state file when they come back.",
+        min=1,
+        command="pipeline-ae",
+    )
     shared_files: bool = option(
         False,
         "Make output and model files readable by the group, as far as the umask allows. By default "
@@ -380,6 +402,9 @@ class Requirements:
             user's events in them as history. None for no training files.
         resources: Amounts of the resources that cluster workers declare, for a task with this
             stage.
+        card: The sink reads `batch.card`.
+        reopens: A state that is no `State` can be dropped, and opened again when the user comes
+            back, without an effect on results.
     """
 
     model: bool = False
@@ -391,6 +416,8 @@ class Requirements:
     per_run: str = ""
     training_input: Values | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
+    card: bool = False
+    reopens: bool = False
 
 
 @dataclass(frozen=True)
@@ -404,6 +431,8 @@ class StageContext:
             `POPULATION_USER`, `TIME` and the feature columns. None if there is none.
         cache: Values that stages compute once for all users of a process, by name of the stage.
         resources: Closes what a sink has opened, also after an error.
+        position: Where a sink goes on, on an endless run with --state: what `Sink.sync` has
+            returned, put together; empty for the first time. None on other runs.
     """
 
     user: str | None = None
@@ -411,6 +440,7 @@ class StageContext:
     population: Any = None
     cache: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
     resources: ExitStack = field(default_factory=ExitStack, compare=False, repr=False)
+    position: Mapping[str, bytes] | None = None
 
 
 @dataclass(frozen=True)
@@ -508,6 +538,17 @@ class Sink(Transform):
             spill: Folder for formatted rows, until this sink takes them over.
         """
         return None
+
+    def sync(self, state: Any) -> Mapping[str, bytes] | None:  # noqa: ANN401, ARG002 - each sink has a state of its own
+        """Make all rows that were processed safe: on disk, or with the receiver.
+
+        Endless runs call it after each part of the rows.
+
+        Returns:
+            The parts of the position that have changed, for `StageContext.position`; empty bytes
+            remove one. None if rows are not safe yet: it is then called again later.
+        """
+        return {}
 
     def commit(self, metrics: Any) -> None:  # noqa: ANN401 - `RunMetrics`, of a higher layer
         """Finish the output, after all sinks have all rows."""

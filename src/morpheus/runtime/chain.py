@@ -211,12 +211,16 @@ class Chain:
         context: What stages get when they are opened.
         states: The live states.
         changed: Encoded states of finished users, if `Segment.saves`.
+        recent: Users with live states on an unbounded input, the latest one last.
+        unsaved: Users whose states have changed since the last `take_changes`.
     """
 
     segment: Segment
     context: StageContext
     states: KeyedStates
     changed: dict[StateKey, bytes] = field(default_factory=dict)
+    recent: dict[str | None, None] = field(default_factory=dict)
+    unsaved: set[str | None] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._stages = self.segment.stages
@@ -246,6 +250,10 @@ class Chain:
             batch: The batch.
             start: Position of the first stage that processes it.
         """
+        if self.context.unbounded and not start:
+            self.recent.pop(batch.user, None)
+            self.recent[batch.user] = None
+            self.unsaved.add(batch.user)
         batches = [batch] if start or not self._feature_stages else [self._take_history(batch)]
         for position, stage in enumerate(self._stages[start:], start):
             if self._histories and position == self.segment.train_position:
@@ -305,6 +313,49 @@ class Chain:
         if history is None or not isinstance(batch, Events):
             return batch
         return replace(batch, history=history)
+
+    def restore(self, states: SavedStates) -> None:
+        """Take over saved states, for users that come next. States of other chains are left out."""
+        names = set(self.segment.names)
+        self.states.saved.update((key, data) for key, data in states.items() if key.stage in names)
+
+    def take_changes(self) -> dict[StateKey, bytes]:
+        """Encode the states that have changed since the last call, on an unbounded input."""
+        changed: dict[StateKey, bytes] = {}
+        for stage, name in zip(self._stages, self.segment.names, strict=True):
+            users = self.unsaved if stage.scope == "keyed" else {None} if self.unsaved else set()
+            for user in users:
+                state = self.states.live.get(user, {}).get(name)
+                if isinstance(state, State):
+                    changed[StateKey(name, user)] = encode_state(state)
+        self.unsaved = set()
+        return changed
+
+    def evict(self, max_users: int) -> list[str | None]:
+        """Drop the live states of users who have not come for longest, once they are saved.
+
+        Args:
+            max_users: Number of users whose states stay.
+
+        Returns:
+            The users.
+        """
+        keyed = {
+            name: stage
+            for stage, name in zip(self._stages, self.segment.names, strict=True)
+            if stage.scope == "keyed"
+        }
+        evicted: list[str | None] = []
+        for user in list(self.recent)[: max(0, len(self.recent) - max_users)]:
+            states = self.states.live.get(user, {})
+            if user not in self.unsaved and all(
+                _can_drop(keyed[name], states[name]) for name in keyed.keys() & states.keys()
+            ):
+                for name in keyed:
+                    self.states.pop(StateKey(name, user))
+                del self.recent[user]
+                evicted.append(user)
+        return evicted
 
     def flush_user(self, user: str | None) -> list[Batch]:
         """End the events of a user: flush all stages, from the first to the last."""
@@ -387,6 +438,11 @@ def split_repeated(batches: Iterable[Batch]) -> Iterator[list[Batch]]:
         part[batch.user] = batch
     if part:
         yield list(part.values())
+
+
+def _can_drop(stage: Transform, state: object) -> bool:
+    """Return whether the state of a stage can be restored, or opened again."""
+    return state is None or isinstance(state, State) or stage.needs.reopens
 
 
 class GracefulShutdown(Generic[ItemT]):

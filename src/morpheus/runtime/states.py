@@ -247,6 +247,11 @@ class SqliteStateStore:
                 or 0
             )
 
+    def list_newest(self) -> dict[str, int]:
+        """Return the number of the latest entry of the outbox, by place."""
+        with self._translate_errors():
+            return dict(self._db.execute("SELECT place, MAX(number) FROM outbox GROUP BY place"))
+
     def measure_outbox(self) -> tuple[int, int]:
         """Return the number of entries in the outbox, and their bytes."""
         with self._translate_errors():

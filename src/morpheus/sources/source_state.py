@@ -117,6 +117,38 @@ class PartitionState:
             Counter({user: state.rows for user, state in saved.items()}),
         )
 
+    def merge(self, other: PartitionState) -> None:
+        """Add what is remembered of other users."""
+        if other.recent_rows is not None and other.recent_rows.frame is not None:
+            mine = self.recent_rows or RecentRows()
+            frames = [each for each in (mine.frame, other.recent_rows.frame) if each is not None]
+            self.recent_rows = RecentRows(pl.concat(frames, how="diagonal"))
+        if other.dedup_window is not None and other.dedup_window.seen_events is not None:
+            window = self.dedup_window or DedupWindow()
+            known = [
+                each
+                for each in (window.seen_events, other.dedup_window.seen_events)
+                if each is not None
+            ]
+            self.dedup_window = DedupWindow(window.possible_duplicates, pl.concat(known))
+        self.row_offsets.update(other.row_offsets)
+
+    def forget(self, users: Iterable[str | None]) -> None:
+        """Drop what is remembered of some users, once it is saved."""
+        names = list(users)
+        gone = pl.Series(names, dtype=pl.String)
+        rows, window = self.recent_rows, self.dedup_window
+        if rows is not None and rows.frame is not None:
+            rows.frame = rows.frame.filter(
+                ~pl.col(ROW_USER).is_in(gone.implode(), nulls_equal=True)
+            )
+        if window is not None and window.seen_events is not None:
+            window.seen_events = window.seen_events.filter(
+                ~pl.col(USER).is_in(gone.implode(), nulls_equal=True)
+            )
+        for user in names:
+            self.row_offsets.pop(user, None)
+
     def snapshot(self, users: Iterable[str | None]) -> dict[str | None, SourceState]:
         """Describe what is remembered of some users.
 

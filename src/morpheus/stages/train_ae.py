@@ -478,7 +478,7 @@ class TrainAe(Transform):
     def needs(self) -> Requirements:
         """Training needs the training files, a population sample, and CPU time."""
         if not self.trains:
-            return Requirements()
+            return Requirements(reopens=True)
         on_gpu = self.device.lower() == "cuda"
         return Requirements(
             cpu_bound=True,

@@ -1,0 +1,427 @@
+"""The outbox of an endless run: rows stay in the state file until every sink has taken them.
+
+`Outbox` keeps the rows of a checkpoint. `SinkWorker` hands them to one sink, in a thread of its
+own, so that a sink that is slow or down stops neither the run nor the other sinks.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from io import BytesIO
+
+import numpy as np
+import polars as pl
+
+from morpheus.core.batch import Batch, DroppedStats, OutputRows, Scored, SinkStats, Table
+from morpheus.core.stage import Requirements, Sink, StageContext, Transform
+from morpheus.core.state import State, decode_state, encode_state
+from morpheus.errors import TransientError
+from morpheus.models.profile import ModelCard
+from morpheus.runtime.states import OutboxReader, SinkProgress, SqliteStateStore
+from morpheus.text import NOTICE
+
+logger = logging.getLogger(__name__)
+
+_ENTRY_ROWS = 1 << 14
+"""Rows from which an entry is written, although the checkpoint is not due."""
+_FIRST_DELAY, _MAX_DELAY = 1.0, 60.0
+"""Seconds before the first and before later attempts to reach a sink that is down."""
+_ABANDON_SECONDS = 2.0
+"""Seconds that a sink has to stop after an error of the run."""
+_IDLE_SECONDS = 0.5
+"""Seconds after which a sink that holds rows back is asked again."""
+_KINDS: dict[str, type[Batch]] = {"Scored": Scored, "OutputRows": OutputRows}
+
+
+class SavedBatch(State):
+    """A batch in the outbox; its rows are in a frame of the entry.
+
+    Attributes:
+        kind: Name of its class.
+        user: As in `Batch`.
+        frame: Number of the frame.
+        rows: Number of rows.
+        card: Number of the model card; None without one.
+        unscored_reason: As in `Batch`.
+        scores: As in `Batch`.
+        dropped_stats: As in `Batch`.
+    """
+
+    kind: str
+    user: str | None
+    frame: int
+    rows: int
+    card: int | None
+    unscored_reason: str | None
+    scores: tuple[str, ...]
+    dropped_stats: DroppedStats | None
+
+
+class SavedRows(State):
+    """An entry of the outbox.
+
+    Attributes:
+        batches: The batches, in order.
+        frames: Rows of the same columns, in Arrow's format for files.
+        cards: The model cards that the sinks read.
+    """
+
+    batches: list[SavedBatch]
+    frames: list[bytes]
+    cards: list[ModelCard]
+
+
+def encode_batches(batches: Sequence[Batch], *, with_cards: bool) -> bytes:
+    """Encode the batches of an entry; see `decode_batches`.
+
+    Args:
+        batches: `Scored` or `OutputRows`.
+        with_cards: Keep the model cards, too.
+    """
+    tables: dict[str, list[Table]] = {}
+    cards: dict[str, ModelCard] = {}
+    saved = []
+    for batch in batches:
+        key = repr(batch.table.schema_key)
+        tables.setdefault(key, []).append(batch.table)
+        card = batch.card if with_cards else None
+        if card is not None:
+            cards.setdefault(card.user, card)
+        saved.append(
+            SavedBatch(
+                type(batch).__name__,
+                batch.user,
+                list(tables).index(key),
+                batch.table.height,
+                None if card is None else list(cards).index(card.user),
+                batch.unscored_reason,
+                batch.scores,
+                batch.dropped_stats,
+            )
+        )
+    frames = [_encode_frame(Table.concat(parts).to_frame()) for parts in tables.values()]
+    return encode_state(SavedRows(saved, frames, list(cards.values())))
+
+
+def decode_batches(data: bytes) -> Iterator[Batch]:
+    """Yield the batches of an entry, with what sinks read of them.
+
+    Raises:
+        ModelCorruptedError: The entry is damaged.
+    """
+    rows = decode_state(SavedRows, data)
+    frames = [pl.read_ipc(BytesIO(frame)) for frame in rows.frames]
+    starts = [0] * len(frames)
+    for saved in rows.batches:
+        start = starts[saved.frame]
+        starts[saved.frame] += saved.rows
+        common = {
+            "user": saved.user,
+            "table": Table(frames[saved.frame].slice(start, saved.rows)),
+            "card": None if saved.card is None else rows.cards[saved.card],
+            "unscored_reason": saved.unscored_reason,
+            "scores": saved.scores,
+            "dropped_stats": saved.dropped_stats,
+        }
+        if saved.kind == "Scored":
+            # No sink reads the losses of columns.
+            yield Scored(**common, losses=np.full((saved.rows, 1), np.nan, np.float32))  # type: ignore[arg-type]  # typed above
+        else:
+            yield OutputRows(**common)  # type: ignore[arg-type]  # as above
+
+
+def _encode_frame(frame: pl.DataFrame) -> bytes:
+    data = BytesIO()
+    frame.write_ipc(data, compression="lz4")
+    return data.getvalue()
+
+
+@dataclass
+class Outbox:
+    """Collects the rows that reach sinks, until a checkpoint saves them.
+
+    Attributes:
+        store: The state file.
+        with_cards: Whether the sinks of each place read model cards.
+        waiting: Batches that are not in the file yet, by place.
+        newest: Number of the latest entry, by place.
+    """
+
+    store: SqliteStateStore
+    with_cards: dict[str, bool] = field(default_factory=dict)
+    waiting: dict[str, list[Batch]] = field(default_factory=dict)
+    newest: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.newest = self.store.list_newest()
+
+    def add(self, place: str, batch: Batch) -> None:
+        """Keep a batch for the sinks of a place."""
+        batches = self.waiting.setdefault(place, [])
+        if batch.table.height or batch.dropped_stats is not None:
+            batches.append(batch)
+        if sum(each.table.height for each in batches) >= _ENTRY_ROWS:
+            self._write(place)
+
+    def write(self) -> int:
+        """Put all batches into the transaction of the checkpoint; return the number of entries."""
+        return sum(map(self._write, list(self.waiting)))
+
+    def _write(self, place: str) -> int:
+        batches = self.waiting.pop(place)
+        if batches:
+            data = encode_batches(batches, with_cards=self.with_cards.get(place, False))
+            self.newest[place] = self.store.add_to_outbox(place, data)
+        return bool(batches)
+
+
+@dataclass(frozen=True)
+class PutIntoOutbox(Transform):
+    """Takes the place of consecutive sinks: keeps the rows for them, and passes them on."""
+
+    name = "outbox"
+    takes = (Batch,)
+    scope = "global"
+    needs = Requirements()
+
+    place: str = ""
+    outbox: Outbox | None = field(default=None, compare=False, repr=False)
+
+    def process(self, batch: Batch, state: None) -> Iterator[Batch]:  # noqa: ARG002 - no state
+        """Keep the rows of a batch."""
+        if self.outbox is not None:
+            self.outbox.add(self.place, batch)
+        yield batch
+
+
+def divide_tail(
+    tail: Sequence[Transform], names: Sequence[str], outbox: Outbox
+) -> tuple[list[Transform], list[tuple[str, str, Sink]]]:
+    """Replace the sinks of a pipeline by the outbox.
+
+    Args:
+        tail: The stages after the keyed ones.
+        names: Their names; see `name_stages`.
+        outbox: Keeps the rows.
+
+    Returns:
+        The stages that run with the source, as many as before, and each sink with its key and the
+        place whose rows it takes.
+    """
+    stages: list[Transform] = []
+    sinks: list[tuple[str, str, Sink]] = []
+    # A place has the name of what comes before it, so that sinks can be added and removed.
+    place, is_first = "start", True
+    for stage, name in zip(tail, names, strict=True):
+        if not isinstance(stage, Sink):
+            place, is_first = f"after {name}", True
+            stages.append(stage)
+            continue
+        sinks.append((_describe_sink(stage, name), place, stage))
+        outbox.with_cards[place] = outbox.with_cards.get(place, False) or stage.needs.card
+        stages.append(PutIntoOutbox(place=place, outbox=outbox if is_first else None))
+        is_first = False
+    return stages, sinks
+
+
+def _describe_sink(sink: Sink, name: str) -> str:
+    """Return the key of a sink: its name and where it writes to."""
+    outputs = sink.outputs()
+    places = [*(outputs.files or outputs.folders), *outputs.destinations]
+    return " ".join([name, *map(str, places)])
+
+
+@dataclass
+class SinkWorker:
+    """Gives the entries of the outbox to one sink, in order, in a thread of its own.
+
+    A sink that fails is opened again, and gets all entries again that were not safe, for as long as
+    it takes.
+
+    Attributes:
+        key: Name of the sink and where it writes to.
+        place: The place of the pipeline whose rows it takes.
+        sink: The sink.
+        context: What it gets when it is opened.
+        open_reader: Opens a reader of the outbox.
+        progress: How far it has come; its position is complete.
+        stats: The same, for people.
+        error: What has ended the thread; None if nothing has.
+    """
+
+    key: str
+    place: str
+    sink: Sink
+    context: StageContext
+    open_reader: Callable[[], OutboxReader]
+    progress: SinkProgress
+    stats: SinkStats = field(default_factory=SinkStats)
+    error: BaseException | None = None
+    last_failure: Exception | None = None
+    _unsaved: SinkProgress | None = None
+    _state: object = None
+    _resources: ExitStack = field(default_factory=ExitStack)
+    _read: int = 0
+    _wake: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _stopping: bool = False
+    _thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Open the sink, so that an output that cannot be written fails at once, and start.
+
+        Raises:
+            MorpheusError: The sink cannot be opened.
+        """
+        self._open()
+        self.stats.delivered = self.progress.delivered
+        self._thread = threading.Thread(target=self._run, name=self.key, daemon=True)
+        self._thread.start()
+
+    def wake(self, newest: int) -> None:
+        """Say that there are new entries, up to a number."""
+        if newest > self.stats.delivered and self.stats.behind_since is None:
+            self.stats.behind_since = time.monotonic()
+        self._wake.set()
+
+    def take_progress(self) -> SinkProgress | None:
+        """Return what has changed since the last call, to be saved; None for nothing."""
+        with self._lock:
+            unsaved, self._unsaved = self._unsaved, None
+        return unsaved
+
+    def stop(self, seconds: float) -> bool:
+        """Let the sink take what is left and close it; return whether it did so in time.
+
+        Raises:
+            BaseException: What has ended the thread.
+        """
+        self._stopping = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(seconds)
+        self.check()
+        return self._thread is None or not self._thread.is_alive()
+
+    def is_behind(self, newest: int) -> bool:
+        """Return whether an entry, up to a number, is not safe with the sink yet."""
+        return self.stats.delivered < newest
+
+    def abandon(self) -> None:
+        """Stop after an error of the run."""
+        self._stopping = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(_ABANDON_SECONDS)
+
+    def check(self) -> None:
+        """Raise what has ended the thread, if anything has."""
+        if self.error is not None:
+            raise self.error
+
+    def _open(self) -> None:
+        self._resources = ExitStack()
+        context = replace(
+            self.context, resources=self._resources, position=dict(self.progress.position)
+        )
+        self._read = self.progress.delivered
+        try:
+            self._state = self.sink.open(context)
+        except BaseException:
+            self._resources.close()
+            raise
+
+    def _run(self) -> None:
+        delay = _FIRST_DELAY
+        reader = self.open_reader()
+        is_open = True
+        try:
+            while True:
+                try:
+                    if not is_open:
+                        self._open()
+                        is_open = True
+                    if self._take_all(reader):
+                        return
+                    delay = _FIRST_DELAY
+                except (TransientError, OSError) as error:
+                    self._fail(error, delay)
+                    is_open = False
+                    if self._wait(delay):
+                        return
+                    delay = min(2 * delay, _MAX_DELAY)
+        except BaseException as error:  # noqa: BLE001 - the main thread raises it
+            self.error = error
+        finally:
+            reader.close()
+            if is_open:
+                self._resources.close()
+
+    def _take_all(self, reader: OutboxReader) -> bool:
+        """Take entries until there are none; return whether the sink must stop."""
+        stopping = self._stopping  # before looking: what was written before it is still taken
+        while (entry := reader.next(self.place, self._read)) is not None:
+            for batch in decode_batches(entry.data):
+                _consume(self.sink.process(batch, self._state))
+            self._read = entry.number
+            self._sync()
+        if stopping:
+            _consume(self.sink.flush(self._state))
+            self._sync()
+            return True
+        if self._read > self.progress.delivered:
+            self._sync()
+        else:
+            self.stats.behind_since = None
+        self._wake.wait(_IDLE_SECONDS)
+        self._wake.clear()
+        return False
+
+    def _sync(self) -> None:
+        changes = self.sink.sync(self._state)
+        self.stats.last_error = ""
+        if changes is None:
+            return
+        position = self.progress.position
+        for name, data in changes.items():
+            if data:
+                position[name] = data
+            else:
+                position.pop(name, None)
+        with self._lock:
+            self.progress.delivered = self.stats.delivered = self._read
+            known = self._unsaved or SinkProgress()
+            self._unsaved = SinkProgress(self._read, known.position | dict(changes))
+
+    def _fail(self, error: Exception, delay: float) -> None:
+        """Close a sink that has failed, and say so."""
+        self.stats.errors += 1
+        self.stats.last_error = type(error).__name__
+        self.last_failure = error
+        logger.warning(
+            "%s: %s Its rows wait in the state file. Trying again in %.0f seconds.",
+            *(self.key, str(error).rstrip(".") + ".", delay),
+            extra=NOTICE,
+        )
+        try:
+            self._resources.close()
+        except (TransientError, OSError) as closing:
+            logger.debug("%s: closing: %s", self.key, closing)
+
+    def _wait(self, seconds: float) -> bool:
+        """Wait before the next attempt; return whether the sink must stop meanwhile."""
+        end = time.monotonic() + seconds
+        while not self._stopping and time.monotonic() < end:
+            self._wake.wait(min(_IDLE_SECONDS, end - time.monotonic()))
+            self._wake.clear()
+        return self._stopping
+
+
+def _consume(batches: Iterable[object]) -> None:
+    for _ in batches:
+        pass

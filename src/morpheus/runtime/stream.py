@@ -1,0 +1,326 @@
+"""The loop of an endless run: micro-batches, checkpoints, delivery.
+
+A micro-batch is read and passes the stages; what reaches a sink goes to the outbox. A checkpoint
+saves offsets, changed states and the outbox in one transaction. So after a crash the run goes on
+where it was, no row is lost, and a row that is written again is the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from morpheus.core.batch import Batch, MicroBatch, Partition, RunMetrics, StreamStats
+from morpheus.core.stage import Sink, StageContext, Transform
+from morpheus.errors import TransientError
+from morpheus.runtime.chain import Chain
+from morpheus.runtime.local import restore_source, save_source
+from morpheus.runtime.outbox import Outbox, SinkWorker, divide_tail
+from morpheus.runtime.states import SinkProgress, SqliteStateStore
+from morpheus.sources.source_state import PartitionState
+
+logger = logging.getLogger(__name__)
+
+_MAX_SHARE = 0.1
+"""Share of the time that checkpoints may take."""
+_STOP_SECONDS = 10.0
+"""Seconds that a sink has at the end to take what is left."""
+_PAUSE_SECONDS = 0.2
+_MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """Options of an endless run; see `PipelineOptions`."""
+
+    checkpoint_interval: float = 1.0
+    max_outbox: int = 10_000
+    max_live_users: int = 20_000
+
+
+@dataclass
+class Stream:
+    """An endless run without a state file: sinks run in line, and nothing is kept.
+
+    Attributes:
+        chains: Head, keyed segment and tail.
+        metrics: Counts events.
+        source_state: What the source remembers of each user.
+        waiting: What to call when the sinks have taken all rows.
+        make_empty_batch: Makes a batch without events, which gives an empty output its columns.
+    """
+
+    chains: Sequence[Chain]
+    metrics: RunMetrics
+    source_state: PartitionState = field(default_factory=lambda: PartitionState.restore({}))
+    waiting: list[Callable[[], None]] = field(default_factory=list)
+    make_empty_batch: Callable[[], Batch | None] = lambda: None
+    _any_batch: bool = False
+
+    def run(self, micro_batches: Iterator[MicroBatch]) -> Iterator[Batch]:
+        """Process micro-batches, and yield what leaves the last stage."""
+        self.metrics.stream = StreamStats(progress=time.monotonic())
+        for micro_batch in micro_batches:
+            yield from self.process(micro_batch)
+            if micro_batch.acknowledge is not None:
+                self.waiting.append(micro_batch.acknowledge)
+            self.acknowledge()
+        yield from self.flush()
+        empty = None if self._any_batch else self.make_empty_batch()
+        if empty is not None:
+            yield from self._push(empty, 1)  # it gives an empty output its columns
+
+    def process(self, micro_batch: MicroBatch) -> Iterator[Batch]:
+        """Pass the events of a micro-batch through the stages."""
+        stats = self.metrics.stream or StreamStats()
+        stats.micro_batches += bool(micro_batch.partitions)
+        for partition in micro_batch.partitions:
+            yield from self._process_partition(partition)
+        stats.live_users = max(len(chain.recent) for chain in self.chains)
+        stats.progress = time.monotonic()
+
+    def acknowledge(self) -> None:
+        """Let the source forget what it has read, if the sinks have it."""
+        if not self.waiting or not all(map(_sync_sinks, self.chains)):
+            return
+        waiting, self.waiting = self.waiting, []
+        for each in waiting:
+            each()
+
+    def flush(self) -> Iterator[Batch]:
+        """End the input: flush all stages."""
+        for position, chain in enumerate(self.chains):
+            for batch in chain.flush():
+                yield from self._push(batch, position + 1)
+
+    def _process_partition(self, partition: Partition) -> Iterator[Batch]:
+        for batch in partition.events(self.metrics, self.source_state):
+            yield from self._push(batch)
+
+    def _push(self, batch: Batch, first: int = 0) -> Iterator[Batch]:
+        """Push a batch through the chains from the first one on."""
+        self._any_batch = True
+        batches = [batch]
+        for chain in self.chains[first:]:
+            batches = [output for each in batches for output in chain.push(each)]
+        yield from batches
+
+
+def _sync_sinks(chain: Chain) -> bool:
+    """Make the rows of a chain's sinks safe; return whether they are."""
+    results = [
+        stage.sync(chain.states.live[None][name])
+        for stage, name in zip(chain.segment.stages, chain.segment.names, strict=True)
+        if isinstance(stage, Sink)
+    ]
+    return None not in results
+
+
+@dataclass
+class DurableStream(Stream):
+    """An endless run with a state file.
+
+    Attributes:
+        store: The state file.
+        settings: Options.
+        outbox: Rows of the next checkpoint.
+        workers: One for each sink.
+        is_stopped: Returns whether the run was asked to stop.
+    """
+
+    store: SqliteStateStore = field(kw_only=True)
+    outbox: Outbox = field(kw_only=True)
+    settings: StreamSettings = field(default_factory=StreamSettings, kw_only=True)
+    workers: list[SinkWorker] = field(default_factory=list, kw_only=True)
+    is_stopped: Callable[[], bool] = field(default=lambda: False, kw_only=True)
+    _offsets: dict[str, bytes] = field(default_factory=dict)
+    _loaded: dict[str | None, None] = field(default_factory=dict)
+    _unsaved: set[str | None] = field(default_factory=set)
+    _has_changes: bool = False
+    _due: float = 0.0
+
+    def run(self, micro_batches: Iterator[MicroBatch]) -> Iterator[Batch]:
+        """Process micro-batches with checkpoints; yield the rows that go to the sinks."""
+        stats = self.metrics.stream = StreamStats(progress=time.monotonic())
+        stats.sinks = {worker.key: worker.stats for worker in self.workers}
+        self._measure(stats)
+        try:
+            for micro_batch in micro_batches:
+                yield from self.process(micro_batch)
+                self._note(micro_batch)
+                if time.monotonic() >= self._due:
+                    self._checkpoint(stats)
+                self._wait_for_room(stats)
+            self._finish(stats)
+        finally:
+            for worker in self.workers:
+                worker.abandon()
+
+    def start(self) -> None:
+        """Open the sinks, before anything is read.
+
+        Raises:
+            MorpheusError: A sink cannot be opened.
+        """
+        for worker in self.workers:
+            worker.start()
+
+    def _note(self, micro_batch: MicroBatch) -> None:
+        """Remember what belongs to the next checkpoint."""
+        self._offsets.update(micro_batch.offsets)
+        self._has_changes |= bool(micro_batch.partitions or micro_batch.offsets)
+        if micro_batch.acknowledge is not None:
+            self._has_changes = True
+            self.waiting.append(micro_batch.acknowledge)
+        for worker in self.workers:
+            worker.check()
+
+    def _process_partition(self, partition: Partition) -> Iterator[Batch]:
+        users = list(dict.fromkeys(partition.user_names()))
+        new = [user for user in users if user not in self._loaded]
+        if new:
+            states = self.store.load(new)
+            self.source_state.merge(restore_source(states))
+            for chain in self.chains:
+                chain.restore(states)
+        for user in users:
+            self._loaded.pop(user, None)
+            self._loaded[user] = None
+        self._unsaved.update(users)
+        yield from super()._process_partition(partition)
+
+    def _checkpoint(self, stats: StreamStats) -> None:
+        """Save everything that has changed, in one transaction."""
+        start = time.monotonic()
+        progress = [(worker, worker.take_progress()) for worker in self.workers]
+        moved = [(worker, each) for worker, each in progress if each is not None]
+        if not self._has_changes and not moved:
+            self._due = start + self.settings.checkpoint_interval
+            return
+        self._save(moved)
+        self.store.commit()
+        waiting, self.waiting = self.waiting, []
+        for acknowledge in waiting:
+            acknowledge()
+        for worker in self.workers:
+            worker.wake(self.outbox.newest.get(worker.place, 0))
+        self._evict()
+        self._measure(stats)
+        seconds = time.monotonic() - start
+        stats.checkpoints += 1
+        stats.checkpoint_seconds += seconds
+        rest = seconds / _MAX_SHARE - seconds
+        self._due = start + seconds + max(self.settings.checkpoint_interval, rest)
+
+    def _save(self, moved: Sequence[tuple[SinkWorker, SinkProgress]]) -> None:
+        self.store.save_offsets(self._offsets)
+        save_source(self.store, self.source_state, self._unsaved)
+        for chain in self.chains:
+            self.store.save(chain.take_changes())
+        self.outbox.write()
+        for worker, progress in moved:
+            self.store.save_sink(worker.key, worker.place, progress)
+        self.store.trim_outbox()
+        self._offsets, self._unsaved, self._has_changes = {}, set(), False
+
+    def _evict(self) -> None:
+        """Drop the states of users who have not come for longest."""
+        most = self.settings.max_live_users
+        if len(self._loaded) <= most:
+            return
+        kept = [set(chain.recent) for chain in self.chains]
+        for chain in self.chains:
+            chain.evict(most)
+        kept = [users & set(chain.recent) for users, chain in zip(kept, self.chains, strict=True)]
+        live = set[str | None]().union(*kept)
+        gone = [user for user in list(self._loaded)[:-most] if user not in live]
+        self.source_state.forget(gone)
+        for user in gone:
+            del self._loaded[user]
+
+    def _measure(self, stats: StreamStats) -> None:
+        stats.outbox_entries, stats.outbox_bytes = self.store.measure_outbox()
+
+    def _wait_for_room(self, stats: StreamStats) -> None:
+        """Pause while the outbox is full, so that a sink that is down fills no disk."""
+        limit = self.settings.max_outbox * _MEGABYTE
+        while stats.outbox_bytes > limit and not self.is_stopped():
+            if not stats.paused:
+                logger.warning(
+                    "--max_outbox: %d MB of rows wait for %s. Reading pauses until they are taken.",
+                    *(self.settings.max_outbox, self._name_late_sinks()),
+                )
+            stats.paused = True
+            time.sleep(_PAUSE_SECONDS)
+            for worker in self.workers:
+                worker.check()
+            if time.monotonic() >= self._due:
+                self._checkpoint(stats)
+        stats.paused = False
+
+    def _name_late_sinks(self) -> str:
+        return ", ".join(f"`{worker.key}`" for worker in self._list_late()) or "a sink"
+
+    def _list_late(self) -> list[SinkWorker]:
+        newest = self.outbox.newest
+        return [each for each in self.workers if each.is_behind(newest.get(each.place, 0))]
+
+    def _finish(self, stats: StreamStats) -> None:
+        """Save everything, let the sinks take what is left, and save that."""
+        self._checkpoint(stats)
+        end = time.monotonic() + _STOP_SECONDS
+        while self._list_late() and not self.is_stopped() and time.monotonic() < end:
+            time.sleep(_PAUSE_SECONDS)  # a sink that has just failed gets another chance
+        for worker in self.workers:
+            worker.stop(max(_PAUSE_SECONDS, end - time.monotonic()))
+        self._checkpoint(stats)
+        behind = self._list_late()
+        if not behind:
+            return
+        names = ", ".join(f"`{worker.key}`" for worker in behind)
+        message = (
+            f"Rows for {names} wait in `{self.store.path}`. The next run with this --state file "
+            "delivers them."
+        )
+        if self.is_stopped():
+            logger.warning("%s", message)
+            return
+        failures = [str(each.last_failure) for each in behind if each.last_failure is not None]
+        raise TransientError(" ".join([*failures[:1], message]))
+
+
+def open_outbox_tail(
+    tail: Sequence[Transform], names: Sequence[str], store: SqliteStateStore
+) -> tuple[list[Transform], Outbox, list[SinkWorker]]:
+    """Replace the sinks at the end of a pipeline by an outbox, and make a worker for each.
+
+    Args:
+        tail: The stages after the keyed ones.
+        names: Their names.
+        store: The state file. What it has of sinks that are gone is removed.
+    """
+    outbox = Outbox(store)
+    stages, sinks = divide_tail(tail, names, outbox)
+    known = store.load_sinks()
+    for key in known.keys() - {key for key, _, _ in sinks}:
+        undelivered = store.count_undelivered(key)
+        if undelivered:
+            logger.warning(
+                "--state: %d parts of rows were not delivered to `%s`, which the pipeline does not "
+                "have any more. They are dropped.",
+                *(undelivered, key),
+            )
+        store.remove_sink(key)
+    workers = []
+    for key, place, sink in sinks:
+        progress = known.get(key)
+        if progress is None:
+            progress = SinkProgress()
+            store.save_sink(key, place, progress)
+        context = StageContext(unbounded=True, resources=ExitStack())
+        workers.append(SinkWorker(key, place, sink, context, store.open_reader, progress))
+    store.commit()  # readers of the outbox see what is committed
+    return stages, outbox, workers
