@@ -58,7 +58,7 @@ from morpheus.runtime.chain import (
 )
 from morpheus.runtime.dask import DaskRunner
 from morpheus.runtime.dask_cluster import Cluster, check_scheduler
-from morpheus.runtime.local import LocalRunner, read_partitions
+from morpheus.runtime.local import LocalRunner, read_partitions, resume_source, save_memory
 from morpheus.runtime.outbox import SinkWorker
 from morpheus.runtime.pool import WorkerPool
 from morpheus.runtime.states import SqliteStateStore, StateStore

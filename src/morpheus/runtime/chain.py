@@ -251,9 +251,7 @@ class Chain:
             start: Position of the first stage that processes it.
         """
         if self.context.unbounded and not start:
-            self.recent.pop(batch.user, None)
-            self.recent[batch.user] = None
-            self.unsaved.add(batch.user)
+            self._note_user(batch.user)
         batches = [batch] if start or not self._feature_stages else [self._take_history(batch)]
         for position, stage in enumerate(self._stages[start:], start):
             if self._histories and position == self.segment.train_position:
@@ -283,10 +281,17 @@ class Chain:
         if not self.context.unbounded or self._feature_stages:
             return [output for batch in batches for output in self.push(batch)]
         passed = list(batches)
+        for batch in passed:
+            self._note_user(batch.user)
         for position in range(len(self._stages)):
             bundles = split_repeated(passed)
             passed = [out for bundle in bundles for out in self._process_users(position, bundle)]
         return self._drop_model(passed)
+
+    def _note_user(self, user: str | None) -> None:
+        self.recent.pop(user, None)
+        self.recent[user] = None
+        self.unsaved.add(user)
 
     def _process_users(self, position: int, batches: Sequence[Batch]) -> Iterator[Batch]:
         """Let a stage process batches of different users."""

@@ -29,6 +29,8 @@ _MAX_SHARE = 0.1
 _STOP_SECONDS = 10.0
 """Seconds that a sink has at the end to take what is left."""
 _PAUSE_SECONDS = 0.2
+_BUNDLE_ROWS = 1 << 14
+"""Events that pass the stages together."""
 _MEGABYTE = 1_000_000
 
 
@@ -68,10 +70,11 @@ class Stream:
             if micro_batch.acknowledge is not None:
                 self.waiting.append(micro_batch.acknowledge)
             self.acknowledge()
+        any_batch = self._any_batch
         yield from self.flush()
-        empty = None if self._any_batch else self.make_empty_batch()
+        empty = None if any_batch else self.make_empty_batch()
         if empty is not None:
-            yield from self._push(empty, 1)  # it gives an empty output its columns
+            yield from self._push([empty], 1)  # it gives an empty output its columns
 
     def process(self, micro_batch: MicroBatch) -> Iterator[Batch]:
         """Pass the events of a micro-batch through the stages."""
@@ -93,20 +96,26 @@ class Stream:
     def flush(self) -> Iterator[Batch]:
         """End the input: flush all stages."""
         for position, chain in enumerate(self.chains):
-            for batch in chain.flush():
-                yield from self._push(batch, position + 1)
+            yield from self._push(chain.flush(), position + 1)
 
     def _process_partition(self, partition: Partition) -> Iterator[Batch]:
-        for batch in partition.events(self.metrics, self.source_state):
-            yield from self._push(batch)
+        events = partition.events(self.metrics, self.source_state)
+        while bundle := list(_take_rows(events, _BUNDLE_ROWS)):
+            yield from self._push(bundle)
 
-    def _push(self, batch: Batch, first: int = 0) -> Iterator[Batch]:
-        """Push a batch through the chains from the first one on."""
+    def _push(self, batches: Sequence[Batch], first: int = 0) -> Iterator[Batch]:
+        """Push batches through the chains from the first one on."""
         self._any_batch = True
-        batches = [batch]
         for chain in self.chains[first:]:
-            batches = [output for each in batches for output in chain.push(each)]
+            batches = chain.push_many(batches)
         yield from batches
+
+
+def _take_rows(batches: Iterator[Batch], rows: int) -> Iterator[Batch]:
+    """Yield batches until they have a number of rows."""
+    while rows > 0 and (batch := next(batches, None)) is not None:
+        rows -= max(1, batch.table.height)
+        yield batch
 
 
 def _sync_sinks(chain: Chain) -> bool:
