@@ -12,14 +12,18 @@ import json
 import logging
 import logging.config
 import logging.handlers
-from collections.abc import Iterator
+import re
+import time
+from collections.abc import Callable, Iterator
 from configparser import Error as ParserError
 from configparser import RawConfigParser, SectionProxy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from morpheus.cli.output import echo
-from morpheus.errors import UsageError
+from morpheus.cli.output import LOG_FORMATS, echo, echo_json, set_log_format, writes_json
+from morpheus.core.registry import stage_names
+from morpheus.errors import UsageError, find_error_code
 from morpheus.text import NOTICE_KEY, escape_control
 
 ALLOWED_HANDLERS: dict[str, type[logging.Handler]] = {
@@ -196,6 +200,76 @@ class SafeLogRecord(logging.LogRecord):
         )
 
 
+REPEAT_SECONDS = 10.0
+"""Warnings and errors of one kind are written once in this time."""
+MAX_VARIANTS = 20
+"""Maximum number of messages in this time that differ only in names, such as those of files."""
+_MAX_KINDS = 1000
+_NUMBER = re.compile(r"\d+")
+
+
+@dataclass
+class _Repeats:
+    """Messages of one kind since `started_at`.
+
+    Attributes:
+        started_at: Time of the one that was written.
+        left_out: How many were not.
+        variants: Different messages that were written, if the kind is that of a template.
+    """
+
+    started_at: float
+    left_out: int = 0
+    variants: int = 0
+
+
+class RepeatFilter(logging.Filter):
+    """Limits warnings and errors that repeat, such as those of a server that is down for an hour.
+
+    Of messages that are equal except for numbers, one is written in `REPEAT_SECONDS`. The next one
+    has the number of those that were left out, in `left_out`. Of messages that one line of code
+    writes, at most `MAX_VARIANTS` are written in that time.
+
+    Args:
+        clock: Returns the time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._kinds: dict[object, _Repeats] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether to write a message."""
+        if record.levelno < logging.WARNING or getattr(record, NOTICE_KEY, False):
+            return True
+        now, template = self._clock(), (record.name, record.levelno, str(record.msg))
+        all_variants = self._find(template, now)
+        repeats = self._find((*template, _NUMBER.sub("0", record.getMessage())[:500]), now)
+        if repeats.variants or all_variants.variants >= MAX_VARIANTS:
+            repeats.left_out += 1
+            return False
+        repeats.variants = 1
+        all_variants.variants += 1
+        record.left_out = repeats.left_out
+        repeats.left_out = 0
+        return True
+
+    def _find(self, kind: object, now: float) -> _Repeats:
+        """Return the messages of a kind. What was left out in an earlier time is kept."""
+        if len(self._kinds) > _MAX_KINDS:
+            self._kinds = {
+                each: repeats
+                for each, repeats in self._kinds.items()
+                if now - repeats.started_at < REPEAT_SECONDS
+            }
+        repeats = self._kinds.get(kind)
+        if repeats is None or now - repeats.started_at >= REPEAT_SECONDS:
+            repeats = _Repeats(now, 0 if repeats is None else repeats.left_out)
+            self._kinds[kind] = repeats
+        return repeats
+
+
 class ConsoleHandler(logging.Handler):
     """Writes messages to stderr, without time.
 
@@ -208,7 +282,47 @@ class ConsoleHandler(logging.Handler):
             echo(self.format(record))
             return
         level = f"{record.levelname.title()}: " if record.levelno >= logging.WARNING else ""
-        echo(f"{level}{self.format(record)}", **LEVEL_STYLES.get(record.levelname, {}))
+        left_out = getattr(record, "left_out", 0)
+        more = f" ({left_out:,} more like this were left out.)" if left_out else ""
+        echo(f"{level}{self.format(record)}{more}", **LEVEL_STYLES.get(record.levelname, {}))
+
+
+class JsonHandler(logging.Handler):
+    """Writes messages to stderr, each as a JSON object in one line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a message with its level, code, stage and logger."""
+        error = record.exc_info[1] if record.exc_info else None
+        arguments = record.args if isinstance(record.args, tuple) else ()
+        error = error or next((each for each in arguments if isinstance(each, BaseException)), None)
+        code = None if error is None else find_error_code(error)
+        is_notice = getattr(record, NOTICE_KEY, False)
+        echo_json(
+            "info" if is_notice else record.levelname.lower(),
+            record.getMessage(),
+            code=getattr(record, "code", code),
+            stage=getattr(record, "stage", None) or find_stage(record.name),
+            logger=record.name,
+            left_out=getattr(record, "left_out", 0) or None,
+            traceback=self._format_traceback(record),
+        )
+
+    def _format_traceback(self, record: logging.LogRecord) -> str | None:
+        if not record.exc_info:
+            return None
+        text = (self.formatter or logging.Formatter()).formatException(record.exc_info)
+        return escape_control(text, keep="\n\t")
+
+
+def find_stage(logger: str) -> str | None:
+    """Return the word of the stage whose module has a logger. None for other modules.
+
+    >>> find_stage("morpheus.sinks.to_http"), find_stage("morpheus.sinks.delivery")
+    ('to-http', None)
+    """
+    _, _, module = logger.rpartition(".")
+    word = module.replace("_", "-")
+    return next((each for each in (word, f"from-{word}") if each in stage_names()), None)
 
 
 class LibraryHandler(logging.Handler):
@@ -227,7 +341,9 @@ class LibraryHandler(logging.Handler):
             logger.debug("%s", text, exc_info=record.exc_info)
 
 
-def configure_logging(level: str, config_file: str | None) -> None:
+def configure_logging(
+    level: str, config_file: str | None, log_format: str = LOG_FORMATS[0]
+) -> None:
     """Set up logging to the console, or as a file says.
 
     On the console, messages and warnings of libraries are shown at level DEBUG only.
@@ -235,14 +351,24 @@ def configure_logging(level: str, config_file: str | None) -> None:
     Args:
         level: Minimum level on the console. A file has its own.
         config_file: Configuration in JSON or ini; None for the console.
+        log_format: One of `LOG_FORMATS`, for the console.
 
     Raises:
-        UsageError: The file is not a logging configuration, or would run code.
+        UsageError: The file is not a logging configuration, or would run code. Or both a file and
+            JSON are given.
     """
+    set_log_format(log_format)
+    if writes_json() and config_file is not None:
+        raise UsageError(
+            "--log_format: the format of a --log_config_file is in that file. Leave out one of the "
+            "two."
+        )
     logging.setLogRecordFactory(SafeLogRecord)
     if config_file is None:
         logger = logging.getLogger("morpheus")
-        logger.handlers = [ConsoleHandler()]
+        handler = JsonHandler() if writes_json() else ConsoleHandler()
+        handler.addFilter(RepeatFilter())
+        logger.handlers = [handler]
         logger.setLevel(level.upper())
         others = (x for x in logging.root.handlers if not isinstance(x, LibraryHandler))
         logging.root.handlers = [*others, LibraryHandler()]

@@ -20,7 +20,7 @@ from morpheus.cli.chain import (
     options_from_dataclass,
     run_pipeline,
 )
-from morpheus.cli.output import handle_errors
+from morpheus.cli.output import LOG_FORMATS, handle_errors, set_log_format
 from morpheus.core.registry import register_plugin
 from morpheus.core.stage import PipelineOptions
 from morpheus.text import suggest
@@ -92,6 +92,7 @@ class RootGroup(CommandGroup):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the options before the first command."""
         ctx.meta[ARGV_KEY] = list(args)
+        set_log_format(LOG_FORMATS[0])  # a process may have run another command before
         with locate_option(self, ctx.meta[ARGV_KEY]):
             return super().parse_args(ctx, args)
 
@@ -107,6 +108,12 @@ def _print_version(context: click.Context, _option: click.Parameter, value: bool
 
         click.echo(f"morpheus {__version__}")
         context.exit()
+
+
+def _choose_log_format(_context: click.Context, _option: click.Parameter, value: str) -> str:
+    # Before the other options, so that a wrong command is reported in this format.
+    set_log_format(value)
+    return value
 
 
 COMMANDS = {
@@ -206,6 +213,15 @@ TOOLS = {
     "(fileConfig).",
 )
 @click.option(
+    "--log_format",
+    type=click.Choice(LOG_FORMATS, case_sensitive=False),
+    default=LOG_FORMATS[0],
+    is_eager=True,
+    callback=_choose_log_format,
+    help="Format of messages on standard error: text, or one JSON object per line with `time`, "
+    "`level`, `message` and, if known, `code`, `stage`, `logger` and `left_out`.",
+)
+@click.option(
     "--plugin",
     multiple=True,
     default=(),
@@ -223,13 +239,14 @@ TOOLS = {
     help="Show the version and exit.",
 )
 @click.pass_context
-def morpheus(
+def morpheus(  # noqa: PLR0913 - one argument for each option
     context: click.Context,
     /,
     *,
     debug: bool,
     log_level: str,
     log_config_file: str | None,
+    log_format: str,
     plugin: tuple[str, ...],
     **_: object,
 ) -> None:
@@ -241,7 +258,7 @@ def morpheus(
     """
     from morpheus.cli.logging import configure_logging  # noqa: PLC0415 - `--help` logs nothing
 
-    configure_logging("DEBUG" if debug else log_level, log_config_file)
+    configure_logging("DEBUG" if debug else log_level, log_config_file, log_format)
     plugins = os.environ.get(PLUGINS_VARIABLE, "").split(",")
     for source in filter(None, (*map(str.strip, plugins), *plugin)):
         register_plugin(source)

@@ -32,7 +32,13 @@ from morpheus.core.stage import (
     WritesOutputs,
     to_user_column,
 )
-from morpheus.errors import EXIT_INTERRUPTED, STOPPING_MESSAGE, MorpheusError, UsageError
+from morpheus.errors import (
+    EXIT_INTERRUPTED,
+    STOPPING_MESSAGE,
+    MorpheusError,
+    UsageError,
+    find_error_code,
+)
 from morpheus.text import escape_control, format_count, format_duration
 
 if TYPE_CHECKING:
@@ -41,8 +47,42 @@ if TYPE_CHECKING:
     from morpheus.models.store import SavedModels
 
 
+LOG_FORMATS = ("text", "json")
+_FORMAT = {"log": LOG_FORMATS[0]}
+
+
+def set_log_format(log_format: str) -> None:
+    """Choose how lines are written to stderr: as text, or each as a JSON object."""
+    _FORMAT["log"] = log_format.lower()
+
+
+def writes_json() -> bool:
+    """Return whether each line on stderr is a JSON object."""
+    return _FORMAT["log"] == "json"
+
+
+def echo_json(level: str, message: str, **fields: object) -> None:
+    """Write a JSON object in one line to stderr. Fields that are None are left out.
+
+    It is ASCII, with control characters as escapes, whatever the message has.
+    """
+    import json  # noqa: PLC0415 - `--help` writes none
+    from datetime import UTC, datetime  # noqa: PLC0415 - as above
+
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    known = {name: value for name, value in fields.items() if value is not None}
+    text = escape_control(message, keep="\n\t")
+    line = {"time": now, "level": level, "message": text} | known
+    with _TERMINAL.free():
+        click.echo(json.dumps(line, default=str), err=True, color=False)
+
+
 def echo(text: str, **style: Any) -> None:  # noqa: ANN401 - the styles of click
     """Write lines to stderr. They have colours only on a terminal, and not if NO_COLOR is set."""
+    if writes_json():
+        level = {"red": "error", "yellow": "warning"}.get(style.get("fg", ""), "info")
+        echo_json(level, text.removeprefix("Warning: "))
+        return
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     text = escape_control(text, keep="\n")
     with _TERMINAL.free():
@@ -52,9 +92,17 @@ def echo(text: str, **style: Any) -> None:  # noqa: ANN401 - the styles of click
         )
 
 
-def echo_error(message: str) -> None:
-    """Write the message of a failure to stderr."""
-    echo(f"Error: {message}", fg="red")
+def echo_error(message: str, code: str | None = None) -> None:
+    """Write the message of a failure to stderr.
+
+    Args:
+        message: The message.
+        code: Kind of the failure, for JSON.
+    """
+    if writes_json():
+        echo_json("error", message, code=code)
+    else:
+        echo(f"Error: {message}", fg="red")
 
 
 # Progress.
@@ -240,6 +288,7 @@ def show_progress(stages: Sequence[Stage] = ()) -> Iterator[Callable[[Step], Non
     context = click.get_current_context(silent=True)
     is_wanted = context is None or context.find_root().params.get("progress", True)
     has_monitor = any(stage.name == "monitor" for stage in stages)
+    is_wanted = is_wanted and not writes_json()
     if not is_wanted or has_monitor or sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
@@ -321,27 +370,41 @@ def find_exit_code(error: BaseException | None) -> int:
 def handle_errors() -> Iterator[None]:
     """Turn errors into a message on stderr and an exit code.
 
-    Click shows its own errors. The traceback is logged at level DEBUG.
+    Click shows its own errors, except as JSON. The traceback is logged at level DEBUG.
     """
     try:
         yield
-    except (click.ClickException, Exit, Abort):
+    except (Exit, Abort):
         raise
     except KeyboardInterrupt:
         raise Exit(EXIT_INTERRUPTED) from None
-    except MorpheusError as error:
-        _exit_with_error(str(error), error.exit_code)
-    except MemoryError:
-        _exit_with_error(OUT_OF_MEMORY_MESSAGE, EXIT_FAILURE)
-    except OSError as error:
-        _exit_with_error(_describe_os_error(error), EXIT_FAILURE)
-    except Exception as error:  # noqa: BLE001 - the last place where anything can be caught
-        _exit_with_error(f"{type(error).__name__}: {error}. {BUG_MESSAGE}", EXIT_FAILURE)
-    except BaseException as error:
-        # A panic of polars, which is no `Exception`. Its class is not imported for this.
-        if type(error).__name__ != "PanicException":
+    except click.ClickException as error:
+        if not writes_json():
             raise
-        _exit_with_error(f"Polars failed: {error}. {BUG_MESSAGE}", EXIT_FAILURE)
+        _exit_with_error(error)
+    except Exception as error:  # noqa: BLE001 - the last place where anything can be caught
+        _exit_with_error(error)
+    except BaseException as error:
+        if type(error).__name__ != _PANIC:
+            raise
+        _exit_with_error(error)
+
+
+_PANIC = "PanicException"
+"""A panic of polars, which is no `Exception`. Its class is not imported for this."""
+
+
+def _describe_failure(error: BaseException) -> str:
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    if isinstance(error, MorpheusError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return OUT_OF_MEMORY_MESSAGE
+    if isinstance(error, OSError):
+        return _describe_os_error(error)
+    name = "Polars failed" if type(error).__name__ == _PANIC else type(error).__name__
+    return f"{name}: {error}. {BUG_MESSAGE}"
 
 
 @contextmanager
@@ -384,10 +447,11 @@ class _SignalHandler:
         raise KeyboardInterrupt
 
 
-def _exit_with_error(message: str, code: int) -> NoReturn:
+def _exit_with_error(error: BaseException) -> NoReturn:
     _log_traceback()
-    echo_error(message)
-    raise Exit(code) from None
+    is_usage = isinstance(error, click.ClickException)
+    echo_error(_describe_failure(error), UsageError.code if is_usage else find_error_code(error))
+    raise Exit(find_exit_code(error)) from None
 
 
 def _log_traceback() -> None:
