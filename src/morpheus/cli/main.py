@@ -133,6 +133,10 @@ COMMANDS = {
         "morpheus.cli.commands:serve",
         "Serve a live report page for a folder that a run writes to.",
     ),
+    "state": LazyCommand(
+        "morpheus.cli.state:state",
+        "Show, export or reset what `pipeline-ae --state` keeps about users.",
+    ),
 }
 TOOLS = {
     "autocomplete": LazyCommand(

@@ -7,7 +7,7 @@ of them. A stage never keeps anything about a user in local variables or in itse
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple, TypeVar, get_origin
+from typing import Any, ClassVar, NamedTuple, TypeVar, get_origin
 
 import msgspec
 import numpy as np
@@ -81,6 +81,43 @@ def decode_state(kind: type[StateT], data: bytes) -> StateT:
         f"The saved state of `{kind.__name__}` has version {version}, and this release reads "
         f"version {kind.version}. Delete the state file and run again from the first input."
     )
+
+
+def decode_plain(data: bytes) -> tuple[int, Any]:
+    """Decode a state whose class is not known, for people.
+
+    Args:
+        data: What `encode_state` returned.
+
+    Returns:
+        The version, and the fields: dictionaries, lists, numbers, text, bytes and arrays.
+
+    Raises:
+        ModelCorruptedError: The data is damaged.
+
+    >>> class Seen(State):
+    ...     times: np.ndarray
+    >>> decode_plain(encode_state(Seen(np.array([1.5, 2.0]))))
+    (1, {'times': array([1.5, 2. ])})
+    """
+    try:
+        version, fields = msgspec.msgpack.decode(data, type=tuple[int, Any])
+    except msgspec.MsgspecError as error:
+        raise ModelCorruptedError(f"The saved state cannot be read: {error}.") from error
+    return version, _find_arrays(fields)
+
+
+def _find_arrays(value: object) -> object:
+    """Return a decoded value, with arrays in place of their parts."""
+    match value:
+        case dict():
+            return {name: _find_arrays(each) for name, each in value.items()}
+        case [str() as kind, list() as shape, bytes() as data]:
+            return np.frombuffer(data, dtype=np.dtype(kind)).reshape(tuple(map(int, shape)))
+        case list():
+            return [_find_arrays(each) for each in value]
+        case _:
+            return value
 
 
 def _encode_array(value: object) -> object:

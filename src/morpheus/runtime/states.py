@@ -12,13 +12,13 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 from zlib import crc32
 
 from morpheus.core.state import StateKey
@@ -333,6 +333,15 @@ class SqliteStateStore:
             self._db.execute("VACUUM")
             self._db.execute("BEGIN IMMEDIATE")
 
+    def remove_states(self, keys: Iterable[StateKey]) -> None:
+        """Remove some states at once, also from the free space of the file."""
+        rows = [(key.stage, _user_key(key.user)) for key in keys]
+        with self._translate_errors():
+            self._db.executemany("DELETE FROM states WHERE stage = ? AND user = ?", rows)
+            self._db.execute("COMMIT")
+            self._db.execute("VACUUM")
+            self._db.execute("BEGIN IMMEDIATE")
+
     def commit(self) -> None:
         """Make all saved states durable, and begin the next transaction."""
         with self._translate_errors():
@@ -472,6 +481,129 @@ class OutboxReader:
         """Close the connection."""
         with suppress(sqlite3.Error):
             self._db.close()
+
+
+class SavedState(NamedTuple):
+    """A saved state, as `StateReader` finds it.
+
+    Attributes:
+        key: Stage and user.
+        data: The encoded state; None if it is damaged.
+        size: Size in bytes.
+        saved: When it was saved, in UTC.
+    """
+
+    key: StateKey
+    data: bytes | None
+    size: int
+    saved: datetime
+
+
+class StateReader:
+    """Reads a state file, also while a run has it open. It changes nothing.
+
+    Args:
+        path: The file.
+
+    Attributes:
+        size: Size of the file in bytes.
+        in_use: Whether a run has it open.
+        tables: Names of its tables.
+
+    Raises:
+        UsageError: There is no such file, or it is not a state file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.size = path.stat().st_size
+            # Before SQLite opens it: a process that closes a file gives up SQLite's locks on it.
+            self.in_use = _is_locked(path)
+            # Without a WAL, nothing changes it, and SQLite would leave new files beside it.
+            is_still = not self.in_use and not path.with_name(f"{path.name}-wal").exists()
+            mode = "immutable=1" if is_still else "mode=ro"
+            location = f"{path.absolute().as_uri()}?{mode}"
+            self._db = sqlite3.connect(location, uri=True, timeout=_LOCK_SECONDS)
+            self.tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master")}
+        except (sqlite3.Error, OSError) as error:
+            raise self._make_error(error) from error
+        if not self.tables >= {"meta", "states"}:
+            raise self._make_error("it has no states")
+
+    def read_config(self) -> dict[str, object]:
+        """Return what the file is bound to: names and values of options, and `format`."""
+        rows = self._query("SELECT key, value FROM meta")
+        return {name: json.loads(value) for name, value in rows}
+
+    def read_sizes(self) -> list[tuple[StateKey, int, datetime]]:
+        """Return the size in bytes and the time of the latest save of each state."""
+        rows = self._query("SELECT stage, user, LENGTH(data), saved FROM states")
+        return [
+            (StateKey(stage, _parse_user(user)), size - _CHECKSUM_SIZE, _to_time(saved))
+            for stage, user, size, saved in rows
+        ]
+
+    def iter_states(self, users: Collection[str | None] = ()) -> Iterator[SavedState]:
+        """Yield the states, by user and stage: of some users, or of all."""
+        query = "SELECT stage, user, data, saved FROM states"
+        keys = [_user_key(user) for user in users]
+        query += f" WHERE user IN ({', '.join('?' * len(keys))})" if keys else ""
+        for stage, user, stored, saved in self._query(f"{query} ORDER BY user, stage", keys):
+            data = stored[_CHECKSUM_SIZE:]
+            is_intact = stored[:_CHECKSUM_SIZE] == _checksum(data)
+            key = StateKey(stage, _parse_user(user))
+            yield SavedState(key, data if is_intact else None, len(data), _to_time(saved))
+
+    def read_offsets(self) -> dict[str, bytes]:
+        """Return the offsets of the source, by its partition."""
+        if "offsets" not in self.tables:
+            return {}
+        rows = self._query("SELECT name, data FROM offsets ORDER BY name")
+        return {name: data[_CHECKSUM_SIZE:] for name, data in rows}
+
+    def measure_outbox(self) -> tuple[int, int]:
+        """Return the number of entries in the outbox, and their bytes."""
+        if "outbox" not in self.tables:
+            return 0, 0
+        query = "SELECT COUNT(*), COALESCE(SUM(LENGTH(data)), 0) FROM outbox"
+        [(entries, size)] = self._query(query)
+        return int(entries), int(size)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def _query(self, query: str, values: Sequence[object] = ()) -> Iterator[tuple[Any, ...]]:
+        try:
+            # Not `yield from`, which closes the cursor, perhaps after the file.
+            for row in self._db.execute(query, values):  # noqa: UP028
+                yield row
+        except sqlite3.Error as error:
+            raise self._make_error(error) from error
+
+    def _make_error(self, reason: object) -> UsageError:
+        if not self.path.exists():
+            reason = "there is no such file"
+        return UsageError(f"`{self.path}` is not a state file of morpheus: {reason}.")
+
+
+def _is_locked(path: Path) -> bool:
+    """Return whether a run has a state file open."""
+    if _FCNTL is None:
+        return False
+    with path.open("rb") as file:
+        try:
+            _FCNTL.flock(file.fileno(), _FCNTL.LOCK_SH | _FCNTL.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # a file system without such locks
+            return False
+    return False
+
+
+def _to_time(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def _checksum(data: bytes) -> bytes:
