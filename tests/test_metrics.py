@@ -20,19 +20,21 @@ from pathlib import Path
 
 import pytest
 
-from morpheus.core.batch import ReadStats, RunMetrics, Step
+from morpheus.cli.output import format_progress
+from morpheus.core.batch import ReadStats, RunMetrics, SinkStats, Step, StreamStats
 from morpheus.errors import UsageError
 from morpheus.serve.metrics import (
     COUNTS,
     LEFT_OUT,
     MAX_CONNECTIONS,
+    MAX_LABEL_VALUES,
     Family,
     MetricsRenderer,
     MetricsServer,
     serve_metrics,
     write_metrics_file,
 )
-from morpheus.status import RunWatch
+from morpheus.status import RunWatch, read_status
 
 MAIN = [sys.executable, "-c", "from morpheus.cli.main import main; main()"]
 SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(\{.*\})? (\S+)$", re.MULTILINE)
@@ -93,16 +95,19 @@ def until(done: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def running(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def running(
+    folder: Path, *options: str, more: tuple[str, ...] = ()
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Watch a folder in a process of its own. Yields it, and the address of its metrics."""
     (folder / "in").mkdir()
     write_events(folder / "in" / "a.jsonl", 1, 60)
-    watching = pipeline(folder, "--watch_directory=true", "--batch_timeout=0.1")
+    word, *rest = pipeline(folder, "--watch_directory=true", "--batch_timeout=0.1")
+    watching = [word, f"--state={folder}/state.db", *rest, *more]
     command = [*MAIN, "run", "--metrics_port=0", *options, *watching]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
-            line = next(line for line in process.stderr if line.startswith("Metrics at "))
+            line = next((x for x in process.stderr if x.startswith("Metrics at ")), "no address")
             yield process, line.split()[-1].removesuffix("/metrics")
         finally:
             process.kill()
@@ -126,16 +131,92 @@ def test_a_running_stream_shows_its_counts_and_its_health_and_ends_with_the_proc
             get(f"{url}/metrics")
 
 
+def test_a_sink_that_is_down_is_shown_and_does_not_stop_the_run(tmp_path):
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
+    status_file = tmp_path / "status.json"
+    more = ("to-http", f"--base_url=http://127.0.0.1:{port}/", "--max_retries=0")
+    with running(tmp_path, f"--status_file={status_file}", more=more) as (process, url):
+        failing = 'morpheus_sink_failing{sink="to-http#1",code="transient"}'
+        until(lambda: read_samples(get(f"{url}/metrics")[1]).get(failing) == 1)
+        write_events(tmp_path / "in" / "b.jsonl", 2, 40)
+        until(lambda: read_samples(get(f"{url}/metrics")[1])["morpheus_events_read_total"] == 100)
+        until(lambda: read_samples(get(f"{url}/metrics")[1])["morpheus_outbox_entries"] > 0)
+        samples = read_samples(get(f"{url}/metrics")[1])
+        assert samples['morpheus_sink_lag_seconds{sink="to-http#1"}'] > 0
+        assert samples['morpheus_sink_lag_seconds{sink="to-file#1"}'] < 30
+        assert samples["morpheus_checkpoints_total"] == samples["morpheus_checkpoint_seconds_count"]
+        assert samples["morpheus_outbox_bytes"] > 0
+        assert get(f"{url}/readyz")[0] == 200
+
+        def is_in_the_status_file() -> bool:
+            status = read_status(status_file)
+            sinks = {} if status is None or status.stream is None else status.stream.sinks
+            return any(sink.last_error == "transient" for sink in sinks.values())
+
+        until(is_in_the_status_file)
+        process.send_signal(signal.SIGTERM)
+        _, message = process.communicate(timeout=40)
+    assert "Rows for `to-http#1" in message
+    assert "The next run with this --state file delivers them." in message
+
+
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool: apt-get install prometheus")
 def test_promtool_accepts_all_metrics(tmp_path):
     metrics = RunMetrics(input=ReadStats(read=9, refused=2, outside_range=1), scored=3)
     watch = RunWatch()
+    metrics.stream = make_stream()
     watch.start(metrics)
     write_metrics_file(tmp_path / "daily.prom", watch, 0)
     for text in (MetricsRenderer(watch).render(), (tmp_path / "daily.prom").read_text()):
         command = [str(shutil.which("promtool")), "check", "metrics"]
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def make_stream() -> StreamStats:
+    """Return a stream with a partition, and with a sink that is down since 100 seconds."""
+    sink = SinkStats(3, time.monotonic() - 100, 7, "transient")
+    sinks = {"to-http#1 https://example.com/?key=secret": sink, "to-file#1 out.csv": SinkStats(4)}
+    marks = {"topic 0": time.time() - 60}
+    return StreamStats(9, 8, 1.5, 2, 3_000_000, paused=True, sinks=sinks, watermarks=marks)
+
+
+def test_the_lag_of_sinks_and_partitions_has_a_line_each():
+    watch, metrics = RunWatch(), RunMetrics(stream=make_stream())
+    watch.start(metrics)
+    text = MetricsRenderer(watch).render()
+    samples = read_samples(text)
+    assert 100 <= samples['morpheus_sink_lag_seconds{sink="to-http#1"}'] < 200
+    assert samples['morpheus_sink_lag_seconds{sink="to-file#1"}'] == 0
+    assert samples['morpheus_sink_errors_total{sink="to-http#1"}'] == 7
+    assert samples['morpheus_sink_failing{sink="to-file#1",code=""}'] == 0
+    assert 60 <= samples['morpheus_source_lag_seconds{partition="topic 0"}'] < 160
+    assert samples["morpheus_checkpoint_seconds_sum"] == 1.5
+    assert samples["morpheus_checkpoint_seconds_count"] == 8
+    assert samples["morpheus_reading_paused"] == 1
+    assert "secret" not in text, "the place of a sink may hold one"
+
+
+def test_labels_have_a_bounded_number_of_values():
+    marks = {f"topic {n:06}": 1e9 + n for n in range(10_000)}
+    watch, metrics = RunWatch(), RunMetrics(stream=StreamStats(watermarks=marks))
+    watch.start(metrics)
+    text = MetricsRenderer(watch).render()
+    assert text.count("\nmorpheus_source_lag_seconds{") == MAX_LABEL_VALUES + 1
+    samples = read_samples(text)
+    others = samples['morpheus_watermark_timestamp_seconds{partition="other"}']
+    assert others == 1e9 + MAX_LABEL_VALUES, "the one that is furthest behind"
+
+
+def test_the_progress_line_shows_how_far_a_stream_is_behind():
+    stream = make_stream()
+    step = Step("Watching", lambda: (1, 100), detail=stream.describe)
+    line = format_progress(step, step.count(), 1.0, 2.0)
+    expected = r"01:0\d behind, `to-http#1` 01:4\d behind, 3 MB wait for sinks, reading pauses"
+    assert re.fullmatch(rf"Watching: 100 events, 100 events/s, 00:02, {expected}", line), line
+    step = Step("Watching", lambda: (1, 100), detail=StreamStats().describe)
+    assert format_progress(step, step.count(), 1.0, 2.0).endswith(" 00:02")
 
 
 def test_what_is_read_is_scored_or_counted_by_reason():
@@ -210,7 +291,11 @@ def test_progress_is_the_step_its_counts_and_the_records_read():
     seen += [watch.poll(), watch.poll()]
     metrics.training.read = 1
     seen += [watch.poll(), watch.poll()]
-    assert len(set(seen)) == 4
+    metrics.stream = StreamStats()
+    seen += [watch.poll(), watch.poll()]
+    metrics.tick()  # without an event
+    seen += [watch.poll(), watch.poll()]
+    assert len(set(seen)) == 6
     assert seen[::2] == seen[1::2]
 
 

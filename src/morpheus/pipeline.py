@@ -198,7 +198,9 @@ class RunProgress:
         total = None if unbounded else self.num_users
         unit = "" if total is None else "user"
         name = "Watching for new files" if unbounded else self._name_step()
-        self.metrics.begin(Step(name, lambda: (self.users, self.events), unit, total, prints=True))
+        counts = lambda: (self.users, self.events)  # noqa: E731 - as short as its use
+        step = Step(name, counts, unit, total, prints=True, detail=self._describe_stream)
+        self.metrics.begin(step)
         last: object = self
         for batch in batches:
             self.events += batch.table.height + batch.filtered
@@ -224,6 +226,10 @@ class RunProgress:
         for writer in writers:
             yield writer
             self.outputs += 1
+
+    def _describe_stream(self) -> str:
+        stream = self.metrics.stream
+        return "" if stream is None else stream.describe()
 
     def _name_step(self) -> str:
         stages = self.plan.segment
@@ -309,10 +315,11 @@ class Pipeline:
             status.write(metrics, running=True)
         with self._open_store(plan) as store, self._open_runner(store) as runner:
             with ExitStack() as resources:
+                if status is not None:
+                    metrics.on_tick = partial(status.write, metrics, running=True)
                 for batch in self._open_batches(progress, runner, store, resources):
                     metrics.add(batch)
-                    if status is not None:
-                        status.write(metrics, running=True)
+                    metrics.tick()
             failures = list(_commit_all(progress.count_outputs(stages), metrics))
             if store is not None and not failures:
                 store.commit()

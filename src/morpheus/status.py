@@ -20,7 +20,7 @@ from typing import Literal, Self
 
 import msgspec
 
-from morpheus.core.batch import RunMetrics, Step
+from morpheus.core.batch import RunMetrics, Step, StreamStats
 from morpheus.core.stage import PipelineOptions, Stage
 from morpheus.report.view import AlertCounts, RunCounts
 from morpheus.storage.atomic import atomic_write
@@ -32,6 +32,63 @@ WRITE_INTERVAL = 1.0
 """Minimum number of seconds between two writes."""
 POLL_INTERVAL = 1.0
 """Maximum number of seconds between two looks at the progress of a run."""
+
+
+class SinkStatus(msgspec.Struct, frozen=True):
+    """How a sink of an endless run with a state file keeps up.
+
+    Attributes:
+        lag_seconds: For how long it has not had all rows; 0 if it has them.
+        errors: Number of attempts that have failed.
+        last_error: Code of the last error; empty while it takes rows.
+    """
+
+    lag_seconds: float
+    errors: int = 0
+    last_error: str = ""
+
+
+class StreamStatus(msgspec.Struct, frozen=True):
+    """How an endless run goes on.
+
+    Attributes:
+        micro_batches: Number of micro-batches with events.
+        checkpoints: Number of checkpoints.
+        checkpoint_seconds: Seconds that they took.
+        outbox_entries: Number of entries that wait for sinks in the state file.
+        outbox_bytes: Their size.
+        paused: Reading pauses, because the outbox is full.
+        source_lag_seconds: Seconds from the event time up to which the source was read until now;
+            of the partition that is furthest behind. None if it is not known.
+        sinks: How each sink keeps up, by its name and place.
+    """
+
+    micro_batches: int
+    checkpoints: int
+    checkpoint_seconds: float
+    outbox_entries: int
+    outbox_bytes: int
+    paused: bool
+    source_lag_seconds: float | None = None
+    sinks: dict[str, SinkStatus] = {}
+
+    @classmethod
+    def from_stats(cls, stats: StreamStats) -> Self:
+        """Make the status of a stream."""
+        lags = stats.find_sink_lags()
+        return cls(
+            stats.micro_batches,
+            stats.checkpoints,
+            round(stats.checkpoint_seconds, 3),
+            stats.outbox_entries,
+            stats.outbox_bytes,
+            stats.paused,
+            max(stats.find_source_lags().values(), default=None),
+            {
+                name: SinkStatus(round(lags[name], 3), sink.errors, sink.last_error)
+                for name, sink in stats.sinks.items()
+            },
+        )
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -47,6 +104,7 @@ class Status(msgspec.Struct, frozen=True):
         alerts_per_day: The alert budget of the filter; None without one.
         account: Counts of events so far.
         held: Suppressed events by label of the suppression.
+        stream: How an endless run goes on; None for one that ends.
     """
 
     format: Literal["morpheus-status"]
@@ -58,6 +116,7 @@ class Status(msgspec.Struct, frozen=True):
     alerts_per_day: float | None
     account: RunCounts
     held: dict[str, int] = {}
+    stream: StreamStatus | None = None
 
 
 def read_status(path: Path) -> Status | None:
@@ -112,6 +171,7 @@ class StatusFile:
             alerts_per_day=budgets[-1] if budgets else None,
             account=_count_run(metrics),
             held=dict(metrics.suppressed.most_common()),
+            stream=None if metrics.stream is None else StreamStatus.from_stats(metrics.stream),
         )
         with atomic_write(self.path) as file:
             file.write(msgspec.json.encode(status))
@@ -190,12 +250,15 @@ class RunWatch:
         if step is None:
             return "Starting"
         _, events = step.count()
-        return f"{step.name}: {format_count(events, 'event')}" if events else step.name
+        parts = [format_count(events, "event") if events else "", step.detail()]
+        text = ", ".join(filter(None, parts))
+        return f"{step.name}: {text}" if text else step.name
 
     def _look(self) -> object:
         step, metrics = self.step, self.metrics
         counts = None if step is None else step.count()
-        return id(step), counts, metrics.input.read, metrics.training.read
+        loop = None if metrics.stream is None else metrics.stream.progress
+        return id(step), counts, metrics.input.read, metrics.training.read, loop
 
 
 @dataclass

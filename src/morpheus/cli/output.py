@@ -216,6 +216,8 @@ def format_progress(step: Step, counts: tuple[int, int], counted: float, seconds
         parts.append(f"{format_duration(max(left, 0))} left")
     else:
         parts.append(format_duration(seconds))
+    if detail := step.detail():
+        parts.append(detail)
     return f"{step.name}: {', '.join(parts)}"
 
 

@@ -7,6 +7,7 @@ stages it has passed: `Events`, `WithModel`, `Encoded`, `Losses`, `Scored`, `Out
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from morpheus.columns import INDEX, ROW, TIME, TS_ANOMALY
 from morpheus.seasonality.detector import TimeHistogram
+from morpheus.text import format_duration
 
 if TYPE_CHECKING:
     from morpheus.features.encoder import EncodedRows, EncodedSlice
@@ -464,6 +466,8 @@ class ReadStats:
         refused: Records that cannot be read.
         duplicates: Records that were read before.
         implausible: Records whose time is implausible.
+        dead_letters: Messages that were put aside, in a dead-letter topic or a quarantine. They are
+            also counted in `refused` or `other_records`.
         too_late: The implausible ones that are after the clock, not before 2000.
         unwanted_rows: Records that the schema excludes.
         other_records: What is no record of this log, such as digests.
@@ -491,6 +495,7 @@ class ReadStats:
     read: int = 0
     taken: int = 0
     late: int = 0
+    dead_letters: int = 0
     outside_range: int = 0
     refused: int = 0
     duplicates: int = 0
@@ -596,6 +601,7 @@ class Step:
         unit: What is counted, in the singular; empty if only events are.
         total: Number of units; None if it is not known.
         prints: Whether sinks may write rows to stdout in this step.
+        detail: Returns what else there is to say, such as how far an endless run is behind.
     """
 
     name: str
@@ -603,6 +609,7 @@ class Step:
     unit: str = ""
     total: int | None = None
     prints: bool = False
+    detail: Callable[[], str] = lambda: ""
 
 
 @dataclass
@@ -613,7 +620,7 @@ class SinkStats:
         delivered: Number of the last entry of the outbox that it has taken.
         behind_since: When it fell behind, by `time.monotonic`; None if it has all rows.
         errors: Number of attempts that have failed.
-        last_error: Name of the class of the last error; empty while it takes rows.
+        last_error: Code of the last error (`find_error_code`); empty while it takes rows.
     """
 
     delivered: int = 0
@@ -653,6 +660,41 @@ class StreamStats:
     live_users: int = 0
     progress: float = 0.0
 
+    def find_sink_lags(self) -> dict[str, float]:
+        """Return for how many seconds each sink has not had all rows; 0 if it has them."""
+        now = time.monotonic()
+        return {
+            name: 0.0 if sink.behind_since is None else max(now - sink.behind_since, 0.0)
+            for name, sink in self.sinks.items()
+        }
+
+    def find_source_lags(self) -> dict[str, float]:
+        """Return the seconds from the event time that each partition has reached until now."""
+        now = time.time()
+        return {name: max(now - at, 0.0) for name, at in dict(self.watermarks).items()}
+
+    def describe(self) -> str:
+        """Return how far the run is behind, in a few words; empty if it is not.
+
+        >>> StreamStats(outbox_entries=3, outbox_bytes=2_000_000, paused=True).describe()
+        '2 MB wait for sinks, reading pauses'
+        """
+        parts = []
+        if source_lags := self.find_source_lags():
+            parts.append(f"{format_duration(max(source_lags.values()))} behind")
+        late = {name: lag for name, lag in self.find_sink_lags().items() if lag >= 1}
+        if late:
+            sink = max(late, key=lambda name: late[name])
+            parts.append(f"`{sink.partition(' ')[0]}` {format_duration(late[sink])} behind")
+        if self.outbox_bytes >= _MEGABYTE:
+            parts.append(f"{self.outbox_bytes / _MEGABYTE:,.0f} MB wait for sinks")
+        if self.paused:
+            parts.append("reading pauses")
+        return ", ".join(parts)
+
+
+_MEGABYTE = 1_000_000
+
 
 @dataclass
 class RunMetrics:
@@ -690,6 +732,8 @@ class RunMetrics:
         on_input: The source calls it with what it has read, before it returns the events. Raises an
             error if they do not fit the fingerprints. None for no check.
         on_step: Called with each step when it begins. None if nothing shows the progress.
+        on_tick: Called often while the run makes progress, with events or without. None for
+            nothing.
         stream: How an endless run goes on; None on one that ends.
     """
 
@@ -720,12 +764,20 @@ class RunMetrics:
     saved_models: SavedModels | None = field(default=None, compare=False)
     on_input: Callable[[InputProfile], None] | None = field(default=None, compare=False, repr=False)
     on_step: Callable[[Step], None] | None = field(default=None, compare=False, repr=False)
+    on_tick: Callable[[], None] | None = field(default=None, compare=False, repr=False)
     stream: StreamStats | None = field(default=None, compare=False)
 
     def begin(self, step: Step) -> None:
         """Say that a step begins. It ends when the next one begins."""
         if self.on_step is not None:
             self.on_step(step)
+
+    def tick(self) -> None:
+        """Say that the run makes progress, with events or without."""
+        if self.stream is not None:
+            self.stream.progress = time.monotonic()
+        if self.on_tick is not None:
+            self.on_tick()
 
     def add(self, batch: Batch) -> None:
         """Count a batch that has left the pipeline."""

@@ -20,7 +20,7 @@ import polars as pl
 from morpheus.core.batch import Batch, DroppedStats, OutputRows, Scored, SinkStats, Table
 from morpheus.core.stage import Requirements, Sink, StageContext, Transform
 from morpheus.core.state import State, decode_state, encode_state
-from morpheus.errors import TransientError
+from morpheus.errors import TransientError, find_error_code
 from morpheus.models.profile import ModelCard
 from morpheus.runtime.states import OutboxReader, SinkProgress, SqliteStateStore
 from morpheus.text import NOTICE
@@ -401,7 +401,7 @@ class SinkWorker:
     def _fail(self, error: Exception, delay: float) -> None:
         """Close a sink that has failed, and say so."""
         self.stats.errors += 1
-        self.stats.last_error = type(error).__name__
+        self.stats.last_error = find_error_code(error)
         self.last_failure = error
         logger.warning(
             "%s: %s Its rows wait in the state file. Trying again in %.0f seconds.",

@@ -83,7 +83,7 @@ class Stream:
         for partition in micro_batch.partitions:
             yield from self._process_partition(partition)
         stats.live_users = max(len(chain.recent) for chain in self.chains)
-        stats.progress = time.monotonic()
+        self.metrics.tick()
 
     def acknowledge(self) -> None:
         """Let the source forget what it has read, if the sinks have it."""
@@ -264,6 +264,7 @@ class DurableStream(Stream):
                 )
             stats.paused = True
             time.sleep(_PAUSE_SECONDS)
+            self.metrics.tick()  # it waits for the sink, and does not hang
             for worker in self.workers:
                 worker.check()
             if time.monotonic() >= self._due:

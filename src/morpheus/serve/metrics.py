@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -23,7 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from morpheus.core.batch import ReadStats, RunMetrics
+from morpheus.core.batch import ReadStats, RunMetrics, StreamStats
 from morpheus.errors import UsageError
 from morpheus.status import RunWatch
 from morpheus.storage.atomic import atomic_write
@@ -31,13 +31,13 @@ from morpheus.text import elide_middle, escape_control
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MAX_LABEL_VALUES = 200
-"""Maximum number of values of a label. The others are summed up as `OTHER_LABEL`."""
+"""Maximum number of values of a label. The others count as one, `OTHER_LABEL`."""
 OTHER_LABEL = "other"
 MAX_CONNECTIONS = 16
 REQUEST_SECONDS = 10.0
 """Time for a whole request. Then the connection is closed."""
 
-Kind = Literal["counter", "gauge"]
+Kind = Literal["counter", "gauge", "summary"]
 Labels = Mapping[str, str]
 
 
@@ -55,9 +55,21 @@ class Family:
     kind: Kind
     help: str
 
-    def render(self, samples: Iterable[tuple[Labels, float]]) -> Iterator[str]:
-        """Yield the lines of the metric; none without samples."""
-        lines = [f"{self.name}{_format_labels(labels)} {value:.15g}" for labels, value in samples]
+    def render(
+        self, samples: Sequence[tuple[Labels, float]], suffixes: Sequence[str] = ()
+    ) -> Iterator[str]:
+        """Yield the lines of the metric; none without samples.
+
+        Args:
+            samples: Labels and value of each.
+            suffixes: What follows the name of each; nothing by default.
+        """
+        lines = [
+            f"{self.name}{suffix}{_format_labels(labels)} {value:.15g}"
+            for (labels, value), suffix in zip(
+                samples, suffixes or [""] * len(samples), strict=True
+            )
+        ]
         if lines:
             yield f"# HELP {self.name} {self.help}"
             yield f"# TYPE {self.name} {self.kind}"
@@ -102,6 +114,10 @@ COUNTS: Mapping[str, tuple[str, Callable[[RunMetrics], int]]] = {
     "written": ("Events that left the pipeline.", lambda run: run.users.total()),
     "refused": ("Records that could not be read.", lambda run: run.input.refused),
     "duplicate": ("Records that were read before.", lambda run: run.input.duplicates),
+    "late": (
+        "Events that came later than is allowed; also counted as scored or unscored.",
+        lambda run: run.input.late + (0 if run.stream is None else run.stream.late),
+    ),
 }
 """What is counted: the name, its help, and how to get it."""
 LEFT_OUT: Mapping[str, Callable[[ReadStats], int]] = {
@@ -130,6 +146,45 @@ LEFT_OUT_TOTAL = Family(
 )
 IDLE = Family(
     "morpheus_progress_idle_seconds", "gauge", "Seconds since the run last made progress."
+)
+DEAD_LETTERS = Family(
+    "morpheus_dead_letters_total",
+    "counter",
+    "Messages put aside because they cannot be read, in a dead-letter topic or a quarantine.",
+)
+MICRO_BATCHES = Family(
+    "morpheus_micro_batches_total", "counter", "Micro-batches with events that were processed."
+)
+CHECKPOINTS = Family("morpheus_checkpoints_total", "counter", "Checkpoints.")
+CHECKPOINT_SECONDS = Family(
+    "morpheus_checkpoint_seconds", "summary", "Seconds that checkpoints took."
+)
+OUTBOX_ENTRIES = Family(
+    "morpheus_outbox_entries", "gauge", "Entries in the outbox, which wait for a sink."
+)
+OUTBOX_BYTES = Family("morpheus_outbox_bytes", "gauge", "Size of these entries.")
+PAUSED = Family(
+    "morpheus_reading_paused", "gauge", "1 while reading pauses because the outbox is full."
+)
+LIVE_USERS = Family("morpheus_live_users", "gauge", "Users whose state is in memory.")
+SINK_LAG = Family(
+    "morpheus_sink_lag_seconds", "gauge", "Seconds for which a sink has not had all rows."
+)
+SINK_ERRORS = Family(
+    "morpheus_sink_errors_total", "counter", "Attempts to give rows to a sink that failed."
+)
+SINK_FAILING = Family(
+    "morpheus_sink_failing", "gauge", "1 while a sink takes no rows, with the code of the error."
+)
+SOURCE_LAG = Family(
+    "morpheus_source_lag_seconds",
+    "gauge",
+    "Seconds from the event time that a partition of the source has reached until now.",
+)
+WATERMARK = Family(
+    "morpheus_watermark_timestamp_seconds",
+    "gauge",
+    "Event time that a partition of the source has reached, in seconds since 1970.",
 )
 MODELS = Family("morpheus_models", "gauge", "Models that scored events.")
 START = Family("process_start_time_seconds", "gauge", "Start of the run, in seconds since 1970.")
@@ -167,6 +222,9 @@ class MetricsRenderer:
             for reason, count in LEFT_OUT.items()
         ]
         yield LEFT_OUT_TOTAL.render(reasons)
+        yield DEAD_LETTERS.render([({}, run.input.dead_letters)])
+        if run.stream is not None:
+            yield from _iter_stream(run.stream)
         yield MODELS.render([({}, len(run.cards))])
         yield IDLE.render([({}, self.watch.find_idle_seconds())])
         yield from self._iter_process()
@@ -184,6 +242,42 @@ class MetricsRenderer:
         # Prometheus would take a lower value for a restart, and count all events twice.
         self._highest[name] = max(value, self._highest.get(name, 0))
         return self._highest[name]
+
+
+def _iter_stream(stream: StreamStats) -> Iterator[Iterable[str]]:
+    """Yield the metrics of an endless run."""
+    yield MICRO_BATCHES.render([({}, stream.micro_batches)])
+    yield CHECKPOINTS.render([({}, stream.checkpoints)])
+    totals = {"_sum": stream.checkpoint_seconds, "_count": stream.checkpoints}
+    yield CHECKPOINT_SECONDS.render([({}, value) for value in totals.values()], [*totals])
+    yield OUTBOX_ENTRIES.render([({}, stream.outbox_entries)])
+    yield OUTBOX_BYTES.render([({}, stream.outbox_bytes)])
+    yield PAUSED.render([({}, stream.paused)])
+    yield LIVE_USERS.render([({}, stream.live_users)])
+    sinks = {name.partition(" ")[0]: sink for name, sink in stream.sinks.items()}
+    lags = {name.partition(" ")[0]: lag for name, lag in stream.find_sink_lags().items()}
+    yield SINK_LAG.render([({"sink": name}, lag) for name, lag in lags.items()])
+    yield SINK_ERRORS.render([({"sink": name}, sink.errors) for name, sink in sinks.items()])
+    yield SINK_FAILING.render(
+        [
+            ({"sink": name, "code": sink.last_error}, bool(sink.last_error))
+            for name, sink in sinks.items()
+        ]
+    )
+    now = time.time()
+    marks = limit_labels(stream.watermarks)
+    yield WATERMARK.render([({"partition": name}, at) for name, at in marks.items()])
+    yield SOURCE_LAG.render([({"partition": name}, max(now - at, 0)) for name, at in marks.items()])
+
+
+def limit_labels(values: Mapping[str, float]) -> dict[str, float]:
+    """Return at most `MAX_LABEL_VALUES` values by label. The others count as one, the lowest."""
+    values = dict(values)  # the run may change them meanwhile
+    names = sorted(values)
+    kept = {name: values[name] for name in names[:MAX_LABEL_VALUES]}
+    if others := names[MAX_LABEL_VALUES:]:
+        kept[OTHER_LABEL] = min(values[name] for name in others)
+    return kept
 
 
 class MetricsServer(ThreadingHTTPServer):
