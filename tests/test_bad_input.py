@@ -174,11 +174,12 @@ def test_an_output_folder_that_is_a_file_is_rejected(folder):
 def test_a_corrupted_fingerprint_is_rejected(folder):
     assert run(train=["--models_output_filename=models", "--train_epochs=1"]).exit_code == 0
     shutil.rmtree(folder / "out")
-    for path in (folder / "models" / "fingerprints").iterdir():
+    for path in (folder / "models" / "packs").iterdir():
         content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 1
+        for at in range(0, len(content), 1000):
+            content[at] ^= 1
         path.write_bytes(bytes(content))
-    message = r"models/fingerprints/.*does not match its checksum.*train again"
+    message = r"models: fingerprint of .* of version 1 does not match its checksum.*train again"
     assert_fails(run(train=["--pretrained_filename=models"]), 1, message)
 
 
@@ -215,9 +216,11 @@ def test_a_user_named_like_a_path_does_not_become_a_path(folder):
     assert run("a.jsonl", train=options).exit_code == 0
     found = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "input"]
     assert sorted(path.parent.name for path in found) == [
-        "fingerprints",
+        "indexes",
+        "models",
         "models",
         "out",
+        "packs",
         folder.name,
     ]
 

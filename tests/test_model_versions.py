@@ -310,12 +310,14 @@ def test_two_publishers_lose_nothing(folder, old):
 
 def test_reserved_number_is_used_and_never_given_twice(folder, old):
     store = VersionedStore.open(folder)
-    assert store.reserve() == 1
-    assert find_models(str(folder)) is None
-    assert store.publish([named("bob", old)]) == 2
-    assert store.publish([named("ann", old)], number=1, base=None) == 1
-    assert [each.number for each in store.versions()] == [1, 2]
-    assert store.publish([named("eve", old)]) == 3
+    assert store.reserve() is None
+    assert not folder.exists()
+    publish(folder, ["bob"], old)
+    assert store.reserve() == 2
+    assert publish(folder, ["eve"], old) == 3
+    assert store.publish([named("ann", old)], number=2, base=None) == 2
+    assert [each.number for each in store.versions()] == [1, 2, 3]
+    assert publish(folder, ["joe"], old) == 4
 
 
 def age(folder, days):
@@ -343,7 +345,7 @@ def test_prune_keeps_aliases_the_former_champion_anchors_and_the_latest(folder, 
     age(folder, [400, 200, 100, 9, 8, 7, 6, 5])
     store.promote(source=5)
     reasons = store.find_kept(keep=1)
-    assert store.find_anchor() == 3
+    assert store.find_anchor() == 3, "the latest of those that were champion"
     assert reasons[1] == "audited"
     assert reasons[3] == "anchor"
     assert (reasons[4], reasons[5]) == ("champion before", "champion")
@@ -414,3 +416,16 @@ def test_store_without_versions_opens_as_a_model_store(folder, old):
     publish(folder, ["ann"], old)
     assert isinstance(find_models(f"{folder}@1"), ModelStore)
     assert find_models(str(folder.parent / "other")) is None
+
+
+def test_the_global_model_is_a_part_of_every_version(folder, old, new):
+    publish(folder, ["ann", ""], old)
+    publish(folder, ["ann"], new, alias=CHAMPION)
+    publish(folder, [""], new, alias=CHAMPION)
+    store = VersionedStore.open(folder)
+    found = [store.load("joe", number).card for number in (1, 2, 3)]
+    assert [(card.user, card.events, card.version) for card in found] == [
+        ("", 400, 1),
+        ("", 400, 1),
+        ("", 500, 3),
+    ]

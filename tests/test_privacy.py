@@ -80,8 +80,10 @@ def test_a_run_writes_only_the_files_that_its_options_name(run: Path) -> None:
     assert kinds == {
         "out/alerts.jsonl",
         "out/ecs.jsonl",
-        "out/models/fingerprints/N.safetensors",
-        "out/models/index.json",
+        "out/models/.store.json.lock",
+        "out/models/indexes/N.json",
+        "out/models/packs/N.pack",
+        "out/models/store.json",
         "out/page.html",
         "out/pipeline.svg",
         "out/rows.csv",

@@ -53,6 +53,6 @@ def tables(scale: Scale) -> Iterator[Table]:
 def fingerprints(logs: Logs, scale: Scale) -> Path:
     """Return the fleet's fingerprints; train them if needed."""
     models = scale.scratch / f"models-{scale.users}"
-    if not (models / "index.json").exists():
+    if not (models / "store.json").exists():
         chain.learn(logs, models)
     return models

@@ -33,6 +33,7 @@ from morpheus.models.explanation import decode_explanations
 from morpheus.models.profile import InputSpec, ModelCard
 from morpheus.models.store import ModelStore, read_key
 from morpheus.models.training import EPOCHS
+from morpheus.models.versions import ModelVersion, open_models, save_models
 from morpheus.pipeline import CollectSink, Pipeline
 from morpheus.report.page import render_table
 from morpheus.sources.dataframe import (
@@ -116,7 +117,7 @@ class Fingerprints:
 
     user: str
     time: str
-    store: ModelStore
+    store: ModelVersion
     key_file: str | None = None
 
     @classmethod
@@ -176,7 +177,7 @@ class Fingerprints:
         try:
             metrics = Pipeline([source, trainer], options).run()
             names = log.options.userid_column_name, log.options.timestamp_column_name
-            fingerprints = cls(*names, ModelStore.open(folder))
+            fingerprints = cls(*names, open_models(str(folder)))
             _check_trained(fingerprints.store, metrics)
         except BaseException:  # an interrupt, too, must not leave the folder
             temp_folder.close()
@@ -208,7 +209,7 @@ class Fingerprints:
             UsageError: The models name users by another column, or the key is wrong or missing.
         """
         key_path = None if key_file is None else fspath(key_file)
-        store = ModelStore.open(folder, read_key(key_path))
+        store = open_models(fspath(folder), read_key(key_path))
         inputs = store.inputs
         if user is None and inputs is not None:
             user = ACTOR_OPTION if inputs.user_column == ACTOR else inputs.user_column
@@ -230,13 +231,13 @@ class Fingerprints:
     def save(self, folder: str | PathLike[str]) -> None:
         """Write a model store for `load`, and for `train-ae --pretrained_filename`.
 
-        Existing models in the folder are replaced in one step.
+        In a folder with models, a new version replaces them in one step; see `morpheus models`.
 
         Raises:
             ModelCorruptedError: A file of a model is missing or has changed.
             TransientError: The folder cannot be written.
         """
-        self.store.copy(folder)
+        save_models(self.store, folder)
 
     @property
     def cards(self) -> Mapping[str, ModelCard]:
@@ -382,7 +383,7 @@ class Fingerprints:
         events, sink = as_polars(frame), CollectSink()
         log = FrameLog.from_store(self.store, self.user, self.time, events)
         log.check_frame(events)
-        models = TrainAe(pretrained_filename=str(self.store.folder), models_key_file=self.key_file)
+        models = TrainAe(pretrained_filename=self.store.location, models_key_file=self.key_file)
         source = log.make_source(events, keeps_rows=True, implausible_time="keep")
         options = replace(log.options, num_threads=1, missing_features=missing_features)
         chain = [source, models, Preprocess(), InfPytorch(), *stages, sink]

@@ -46,6 +46,8 @@ INCIDENT_ID = "incident_id"
 """Id of the incident that an alert belongs to."""
 INCIDENT_SEVERITY = "incident_severity"
 """Severity of that incident, from 0 to 100."""
+MODEL_VERSION = "model_version"
+"""Number of the version of the model store that published the fingerprint of the user."""
 TS_ANOMALY = "ts_anomaly"
 """Whether an event is in a time bin with a time-series anomaly."""
 RATE_PVALUE = "rate_pvalue"
@@ -238,6 +240,7 @@ RESULT_LABELS = {
     INCIDENT_SCORE: "Highest risk of the day so far",
     PVALUE: "P-value",
     SEVERITY: "Severity of the day so far",
+    MODEL_VERSION: "Version of the fingerprint",
     TS_ANOMALY: "Time-series anomaly",
     LATE: "Late event",
     RATE_PVALUE: "P-value of the burst",

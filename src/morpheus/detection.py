@@ -51,7 +51,7 @@ from morpheus.core.stage import (
 )
 from morpheus.errors import UsageError
 from morpheus.models.explanation import list_column_reasons
-from morpheus.models.store import ModelStore
+from morpheus.models.versions import find_models
 from morpheus.pipeline import CollectSink, Pipeline
 from morpheus.report.aggregate import ReportAggregator
 from morpheus.report.incidents import Incident
@@ -759,7 +759,7 @@ class _DetectRun:
         if self.fingerprints is not None:
             store = self.fingerprints.store
             loading = {
-                "pretrained_filename": str(store.folder),
+                "pretrained_filename": store.location,
                 "models_key_file": self.fingerprints.key_file,
             }
             return Plan.after(overview, store.trained_until, "the fingerprints", loading)
@@ -799,7 +799,7 @@ class _DetectRun:
 
     def _open_trained(self, temp_folder: TempFolder) -> Fingerprints | None:
         """Open the fingerprints of this run, whose folder is removed with them."""
-        store = ModelStore.find(temp_folder.path)
+        store = find_models(str(temp_folder.path))
         if store is None or not (store.cards or store.global_card):
             return None
         options = self.log.options

@@ -21,7 +21,8 @@ from morpheus.columns import ACTOR_OPTION, ROW, SCORE, LogDescription
 from morpheus.core.stage import option, to_user_column
 from morpheus.errors import UsageError
 from morpheus.models.profile import ModelCard
-from morpheus.models.store import INDEX_FILE, ModelStore
+from morpheus.models.store import ModelStore
+from morpheus.models.versions import has_models, open_models
 from morpheus.report.aggregate import (
     Z_REFERENCE,
     EventArrays,
@@ -254,7 +255,7 @@ def open_folder(
 def find_models(folder: Path) -> str | None:
     """Return the model store in a folder of results, if there is one."""
     models = folder / MODELS_FOLDER
-    return str(models) if (models / INDEX_FILE).is_file() else None
+    return str(models) if has_models(models) else None
 
 
 def write_report(request: ReportRequest, files: Sequence[Path]) -> ReportData:
@@ -309,7 +310,7 @@ def _build_report(
 
 def _aggregate_results(request: ReportRequest, results: ResultFiles) -> ReportAggregator:
     """Aggregate all rows. They are read twice if there are no models to take scales from."""
-    store = None if request.models is None else ModelStore.open(request.models)
+    store = None if request.models is None else open_models(request.models)
     if request.replay is not None and store is None:
         raise UsageError("--replay: detection gaps belong to models. Give --models, too.")
     trials = {} if request.replay is None else read_replay(Path(request.replay))

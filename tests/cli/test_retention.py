@@ -16,7 +16,8 @@ from click.testing import CliRunner, Result
 
 from morpheus.cli.main import morpheus
 from morpheus.core.state import StateKey
-from morpheus.models.store import ModelIndex, ModelStore, commit_index, put_model
+from morpheus.models.store import ModelIndex, commit_index, put_model
+from morpheus.models.versions import open_models
 from morpheus.runtime.states import SqliteStateStore
 from morpheus.sources.pseudonyms import PseudonymKey
 from people import day, fingerprint
@@ -154,7 +155,7 @@ def test_erase_removes_the_fingerprints_of_a_user_with_their_older_files(tmp_pat
     assert "fingerprint of ann" in listed.output
     assert "Found 1 item. Nothing was removed" in listed.output
     assert "Removed 1 item." in tools("erase", f"--models={store}", "ann", "--delete").output
-    assert set(ModelStore.open(store).cards) == {"bob"}
+    assert set(open_models(str(store)).cards) == {"bob"}
     assert [file.stem for file in (store / "fingerprints").iterdir()] == [cards["bob"].sha256]
     assert "Nothing found." in tools("erase", f"--models={store}", "ann", "--delete").output
 

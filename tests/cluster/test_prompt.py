@@ -110,7 +110,7 @@ def test_ctrl_c_ends_the_cluster_and_leaves_nothing(fleet, tmp_path):
     stderr = process.communicate(timeout=30)[1]
     assert process.returncode == 130, stderr
     assert list(out.iterdir()) == []
-    assert not (tmp_path / "models" / "index.json").exists()
+    assert not (tmp_path / "models" / "store.json").exists()
     wait_until(lambda: not is_alive(process.pid))
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import zstandard
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 
 Rng = random.Random
 GOOD_USER = "planted"
@@ -519,7 +519,7 @@ def make_models_case(rng: Rng, folder: Path) -> Case:
     if how < 3:
         path.write_bytes(mutate(rng, path.read_bytes()))
     elif how == 3:
-        write_text(rng, models / "index.json", (models / "index.json").read_text())
+        write_text(rng, models / "store.json", (models / "store.json").read_text())
     elif how == 4:
         other = rng.choice(files)
         path.write_bytes(other.read_bytes())
@@ -547,23 +547,39 @@ def replace_any(rng: Rng, value: Any) -> None:
 
 
 def edit_index(rng: Rng, models: Path) -> None:
-    """Replace values anywhere in an index that matches its checksum."""
-    index = json.loads((models / "index.json").read_text())
+    """Replace values anywhere in an index, or in the manifest, that matches its checksum."""
+    manifest, index = read_store(models)
     for _ in range(rng.randrange(1, 3)):
-        replace_any(rng, index["cards"])
-    write_index(models, index)
+        replace_any(rng, rng.choice((index, manifest)))
+    write_store(models, manifest, index)
 
 
-def write_index(models: Path, index: dict[str, Any]) -> None:
-    cards = json.dumps(index["cards"]).encode()
-    head = {"version": index["version"], "sha256": sha256(cards).hexdigest()}
-    (models / "index.json").write_bytes(json.dumps(head).encode()[:-1] + b', "cards": %s}' % cards)
+def read_store(models: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the manifest and the index of a store with one version."""
+    manifest = json.loads((models / "store.json").read_text())["manifest"]
+    [path] = (models / "indexes").iterdir()
+    return manifest, json.loads(path.read_text())
+
+
+def write_store(models: Path, manifest: dict[str, Any], index: dict[str, Any]) -> None:
+    """Write an index and its manifest, with the checksums of both."""
+    [old] = (models / "indexes").iterdir()
+    content = json.dumps(index).encode()
+    name = sha256(content).hexdigest()
+    (models / "indexes" / f"{name}.json").write_bytes(content)
+    text = json.dumps(manifest).replace(old.stem, name).encode()
+    head = {"version": 1, "sha256": sha256(text).hexdigest()}
+    whole = json.dumps(head).encode()[:-1] + b', "manifest": %s}' % text
+    (models / "store.json").write_bytes(whole)
 
 
 def edit_fingerprint(rng: Rng, models: Path) -> None:
     """Damage the content of a fingerprint that matches its checksum in the index."""
-    path = rng.choice(sorted((models / "fingerprints").iterdir()))
-    tensors = load_file(path)
+    manifest, index = read_store(models)
+    [pack] = (models / "packs").iterdir()
+    entry = rng.choice(list(index["users"].values()))
+    start, size = entry.get("start", 0), entry["card"]["size"]
+    tensors = dict(load(pack.read_bytes()[start : start + size]))
     name = rng.choice([each for each in tensors if each != "header"])
     how = rng.randrange(6)
     if how == 0:
@@ -577,13 +593,11 @@ def edit_fingerprint(rng: Rng, models: Path) -> None:
         replace_any(rng, header)
         tensors["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
     content = save(tensors)
-    digest = sha256(content).hexdigest()
-    (path.parent / f"{digest}.safetensors").write_bytes(content)
-    index = json.loads((models / "index.json").read_text())
-    cards = [each for each in find_objects(index["cards"]) if each.get("sha256") == path.stem]
-    for card in cards:
-        card.update(size=len(content), sha256=digest)
-    write_index(models, index)
+    entry["card"].update(size=len(content), sha256=sha256(content).hexdigest())
+    entry["start"] = pack.stat().st_size
+    with pack.open("ab") as file:
+        file.write(content)
+    write_store(models, manifest, index)
 
 
 def find_objects(value: Any) -> Iterator[dict[str, Any]]:

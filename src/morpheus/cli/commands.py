@@ -41,7 +41,8 @@ from morpheus.cli.reference import render_compatibility, render_reference
 from morpheus.core.registry import distribution_of, stage_names
 from morpheus.core.stage import option
 from morpheus.errors import UsageError
-from morpheus.models.store import INDEX_FILE, MODEL_DIR, ModelStore, read_key, remove_users
+from morpheus.models.store import ModelStore, read_key
+from morpheus.models.versions import VersionedStore, has_models, open_models
 from morpheus.replay.evaluation import ReplayReport, evaluate, run_replay
 from morpheus.replay.injection import ReplayConfig
 from morpheus.report_cli import ReportRequest, find_models, write_report
@@ -127,7 +128,7 @@ def _run_server(options: ServeOptions, folder: Path) -> None:
         ) from error
     check_timezone(options.timezone, "--timezone")
     models = options.models or find_models(folder)
-    store = None if models is None else ModelStore.open(models)
+    store = None if models is None else open_models(models)
     live = LiveReport(
         *(folder, options.userid_column_name, options.alerts_per_day, store),
         timezone=options.timezone,
@@ -569,7 +570,7 @@ def _find_old_files(path: Path, cutoff: datetime) -> Iterator[tuple[Path, dateti
     """Yield output files that are older than a time, each with its day or its last change."""
     one_file = [(str(path.parent), list[str](), [path.name])]
     for place, folders, names in os.walk(path) if path.is_dir() else one_file:
-        special = "_delta_log" in folders or (INDEX_FILE in names and MODEL_DIR in folders)
+        special = "_delta_log" in folders or has_models(Path(place))
         if special:
             kind = "Delta table" if "_delta_log" in folders else "model store"
             echo(f"{place}: this {kind} is left alone.")
@@ -639,7 +640,7 @@ def _run_erase(options: EraseOptions, users: Sequence[str]) -> None:
                 store.remove(found)
     if options.models is not None:
         store_key = read_key(options.models_key_file)
-        models = ModelStore.open(options.models, store_key)
+        models = open_models(options.models, store_key)
         known |= set(models.cards)
         items += _erase_models(models, names, store_key, delete=options.delete)
     _report_items(items, delete=options.delete)
@@ -654,7 +655,7 @@ def _erase_models(
     folder = str(store.folder)
     found = {user: store.cards[user] for user in sorted(names) if user in store.cards}
     if delete and found:
-        remove_users(folder, found, key)
+        VersionedStore.open(folder, key).erase(found)
     return [
         StoredItem(
             folder,

@@ -27,6 +27,7 @@ from morpheus.core.stage import PipelineOptions, Stage, option
 from morpheus.detection import MIN_INCIDENTS, LogOverview, Plan, choose_budget, list_detect_stages
 from morpheus.errors import UsageError
 from morpheus.models.store import ModelStore
+from morpheus.models.versions import find_models
 from morpheus.pipeline import Pipeline
 from morpheus.replay.injection import ReplayConfig
 from morpheus.report.incidents import Incident
@@ -228,7 +229,7 @@ def make_plan(
         words = f"the logs of --history: {', '.join(options.history)}"
         training = {"train_data_glob": options.history, **saves}
         return Plan(words, {}, training, overview.first, overview.days)
-    store = ModelStore.find(models)
+    store = find_models(models)
     # A store without fingerprints is what a run with too little history leaves.
     is_usable = store is not None and (store.cards or store.global_card)
     if store is not None and is_usable and not _change_training(verdicts, store):
@@ -392,7 +393,7 @@ def _write_suppressions(
     alerts = out / ALERTS_FILE
     files = [alerts] if alerts.is_file() and alerts.stat().st_size else []
     models, replay = out / MODELS_FOLDER, None
-    if kind.word == FromCloudtrail.name and ModelStore.find(str(models)) is not None:
+    if kind.word == FromCloudtrail.name and find_models(str(models)) is not None:
         replay = ReplayConfig(
             input_glob=tuple(logs),
             pretrained_filename=str(models),

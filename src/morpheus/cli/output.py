@@ -543,6 +543,8 @@ def _lines(metrics: RunMetrics) -> Iterator[tuple[str, str]]:
         yield "  models end", _format_age(metrics.model_age)
     if metrics.saved_models is not None:
         yield "Saved", _format_saved(metrics.saved_models)
+    for text in _damaged_lines(metrics):
+        yield "Damaged", text
     for text in _unscored_lines(metrics):
         yield "Not scored", text
     if metrics.flagged is not None:
@@ -572,7 +574,20 @@ def _format_age(age: ModelAge) -> str:
 def _format_saved(saved: SavedModels) -> str:
     """Return how many models were trained, and how many of the folder were kept."""
     kept = f", {saved.kept:,} older kept" if saved.kept else ""
-    return f"{format_count(saved.trained, 'new model')}{kept}, in {saved.folder}"
+    new = format_count(saved.trained, "new model")
+    return f"{new}{kept}, in {saved.folder}, version {saved.version}"
+
+
+def _damaged_lines(metrics: RunMetrics) -> Iterator[str]:
+    """Yield the damaged fingerprints, and the versions that are used in place of theirs."""
+    for user, replaced in metrics.replaced_models.items():
+        if user is None:
+            yield f"version {replaced.damaged}; version {replaced.used} is used"
+    users = [each for user, each in metrics.replaced_models.items() if user is not None]
+    if users:
+        numbers = ", ".join(str(number) for number in sorted({each.damaged for each in users}))
+        models = format_count(len(users), "fingerprint")
+        yield f"{models} of version {numbers}; earlier ones are used"
 
 
 def _filter_lines(metrics: RunMetrics) -> Iterator[tuple[str, str]]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from morpheus.models.input_check import InputProfile, ModelAge
     from morpheus.models.profile import Fingerprint, ModelCard
     from morpheus.models.store import SavedModels
+    from morpheus.models.versions import Replaced
     from morpheus.sources.source_state import PartitionState
     from morpheus.suppressions.rules import SuppressionCounts
 
@@ -300,6 +301,9 @@ class Batch:
             were judged harmless.
         excluded: Number of events that it has left out of the history, because they were judged
             dangerous.
+        model_version: Number of the version of the model store that published the fingerprint; 0
+            without a fingerprint. None if no store is used.
+        replaced_model: The damaged fingerprint in place of which an earlier one is used.
         candidates: The events as alert candidates, until `filter` has seen all users.
         budget_report: Alerts of the whole run; only the last batch has it.
     """
@@ -317,6 +321,8 @@ class Batch:
     suppressed: tuple[SuppressionCounts, ...] = ()
     accepted: int = 0
     excluded: int = 0
+    model_version: int | None = None
+    replaced_model: Replaced | None = None
     candidates: AlertCandidates | None = None
     budget_report: AlertBudgetReport | None = None
 
@@ -729,6 +735,8 @@ class RunMetrics:
         empty_features: Features without a value in any event, in words.
         model_age: How old the fingerprints are; None if it is not known.
         saved_models: The fingerprints that were saved; None if none were.
+        replaced_models: The damaged fingerprint of each user, and the earlier one that was used in
+            its place; None stands for a whole version.
         on_input: The source calls it with what it has read, before it returns the events. Raises an
             error if they do not fit the fingerprints. None for no check.
         on_step: Called with each step when it begins. None if nothing shows the progress.
@@ -762,6 +770,7 @@ class RunMetrics:
     empty_features: tuple[str, ...] = ()
     model_age: ModelAge | None = field(default=None, compare=False)
     saved_models: SavedModels | None = field(default=None, compare=False)
+    replaced_models: dict[str | None, Replaced] = field(default_factory=dict)
     on_input: Callable[[InputProfile], None] | None = field(default=None, compare=False, repr=False)
     on_step: Callable[[Step], None] | None = field(default=None, compare=False, repr=False)
     on_tick: Callable[[], None] | None = field(default=None, compare=False, repr=False)
@@ -788,6 +797,8 @@ class RunMetrics:
             self.suppressed.update(counts.suppressed)
             self.expired.update(counts.expired)
             self.followers += counts.followers
+        if batch.replaced_model is not None:
+            self.replaced_models[batch.user] = batch.replaced_model
         self.accepted += batch.accepted
         self.excluded += batch.excluded
         self.budget_report = batch.budget_report or self.budget_report

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hmac
 import math
 import os
-from collections.abc import Callable, Collection, Container, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -132,6 +132,11 @@ class ModelStore:
         facts = (index.inputs, index.trained_until, index.empty_features)
         return cls(folder, index.cards, index.global_card, *facts, key)
 
+    @property
+    def location(self) -> str:
+        """The folder, as `train-ae --pretrained_filename` takes it."""
+        return str(self.folder)
+
     @classmethod
     def find(cls, location: Location, key: bytes | None = None) -> ModelStore | None:
         """Open a folder as `open` does; None if it has no index yet."""
@@ -170,43 +175,11 @@ class ModelStore:
         content, name = self._read_content(card, user), self._describe(card, user)
         try:
             fingerprint, owner = load_fingerprint(content, card)
-        except (SafetensorError, msgspec.DecodeError, KeyError, ValueError) as error:
+        except (SafetensorError, KeyError, OverflowError, ValueError) as error:
             raise ModelCorruptedError(f"{name} is damaged ({error}). {RETRAIN_HINT}.") from error
         if not owner == card.user == user:
             raise ModelCorruptedError(f"{name} is that of another user, {owner!r}. {RETRAIN_HINT}.")
         return fingerprint
-
-    def copy(self, location: Location) -> None:
-        """Copy all fingerprints to another folder, whose index is replaced in one step.
-
-        Raises:
-            ModelCorruptedError: A file is missing or damaged.
-            TransientError: The folder cannot be written.
-        """
-        self.copy_files(location)
-        commit_index(location, self.to_index(), key=self.key)
-
-    def copy_files(self, location: Location, without: Container[str] = ()) -> None:
-        """Copy the files of all fingerprints, except those of some users, to another folder.
-
-        Raises:
-            ModelCorruptedError: A file is missing or damaged.
-            TransientError: The folder cannot be written.
-        """
-        target = open_store(location)
-        if str(target) == str(self.folder):
-            return
-        cards = [(user, card) for user, card in self.cards.items() if user not in without]
-        if self.global_card is not None:
-            cards.append(("", self.global_card))
-        for user, card in cards:
-            target.write(model_path(card.sha256), self._read_content(card, user))
-
-    def to_index(self) -> ModelIndex:
-        """Return the index of all fingerprints."""
-        users = {user: _encode_card(self.cards, user) for user in self.cards}
-        facts = (self.inputs, self.trained_until, self.empty_features)
-        return ModelIndex(users, self.global_card, *facts)
 
     def _read_content(self, card: ModelCard, user: str) -> bytes:
         """Read the file of a card, and check its size and checksum."""
@@ -236,15 +209,22 @@ class SavedModels:
         folder: The folder.
         trained: Number of users that were trained in this run.
         kept: Number of users whose older fingerprints were kept.
+        version: Number of the new version.
     """
 
     folder: str
     trained: int
     kept: int
+    version: int
 
 
-def put_model(location: Location, fingerprint: Fingerprint) -> ModelCard:
+def put_model(location: Location, fingerprint: Fingerprint, *, durable: bool = True) -> ModelCard:
     """Write a fingerprint's file.
+
+    Args:
+        location: The folder.
+        fingerprint: The fingerprint.
+        durable: The file must survive power loss. If not, it is written again into a pack.
 
     Returns:
         The card for the index: the fingerprint is used once an index has it (`commit_index`).
@@ -255,7 +235,7 @@ def put_model(location: Location, fingerprint: Fingerprint) -> ModelCard:
     content = dump_fingerprint(fingerprint)
     digest = sha256(content).hexdigest()
     card = msgspec.structs.replace(fingerprint.card, size=len(content), sha256=digest)
-    open_store(location).write(model_path(card.sha256), content)
+    open_store(location).write(model_path(card.sha256), content, durable=durable)
     return card
 
 
@@ -287,41 +267,6 @@ def commit_index(
     cutoff = datetime.now(UTC) - GC_GRACE
     listed = folder.list_files(MODEL_DIR)
     folder.remove([name for name, modified in listed if name not in kept and modified < cutoff])
-
-
-def remove_users(location: Location, users: Collection[str], key: bytes | None = None) -> None:
-    """Remove the fingerprints of some users: from the index, and at once all their files.
-
-    Args:
-        location: The folder.
-        users: The users. Those who have no fingerprint are ignored.
-        key: The key of a signed store; by default that of the environment.
-
-    Raises:
-        ModelCorruptedError: The index is damaged.
-        TransientError: The folder cannot be written.
-    """
-    folder, key = open_store(location), key or read_key()
-    path = display_path(folder, INDEX_FILE)
-
-    def drop(before: bytes) -> ModelIndex:
-        index = load_index(before, path, key)
-        rest = {user: card for user, card in index.users.items() if user not in users}
-        return msgspec.structs.replace(index, users=rest)
-
-    content, _ = _swap_index(folder, drop, key)
-    kept = set(map(model_path, find_referenced_digests(content)))
-    listed = [name for name, _ in folder.list_files(MODEL_DIR) if name not in kept]
-    folder.remove([name for name in listed if _read_user(folder.read(name)) in users])
-
-
-def _read_user(content: bytes) -> str | None:
-    """Return the user whose name a fingerprint's file has; None for another file."""
-    try:
-        header = load(content)["header"].tobytes()
-        return msgspec.json.decode(header, type=ModelHeader).card.user
-    except (SafetensorError, msgspec.DecodeError, KeyError):
-        return None
 
 
 def _swap_index(
@@ -563,7 +508,7 @@ class LazyModelCards(Mapping[str, ModelCard]):
         text = self.texts[user]
         try:
             return _CARD_DECODER.decode(text)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ModelCorruptedError(
                 f"The card of {user!r} in an index of fingerprints is not one that morpheus wrote "
                 f"({error}). Train again with `train-ae --train_data_glob=...`."
@@ -694,7 +639,7 @@ def load_index(content: bytes, path: str = INDEX_FILE, key: bytes | None = None)
             raise ModelCorruptedError(f"{path}: does not match its checksum. {RETRAIN_HINT}.")
         check_signature(file.cards, file.signature, path, key)
         return msgspec.json.decode(file.cards, type=ModelIndex)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ModelCorruptedError(
             f"{path}: is not an index of fingerprints. {RETRAIN_HINT}."
         ) from error
@@ -742,7 +687,7 @@ def find_referenced_digests(content: bytes) -> set[str]:
         if sha256(file.cards).hexdigest() != file.sha256 or file.version != INDEX_VERSION:
             return set()
         digests = msgspec.json.decode(file.cards, type=_DigestIndex)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return set()
     return {
         card.sha256 for card in (*digests.users.values(), digests.global_card) if card is not None

@@ -23,6 +23,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -43,7 +44,7 @@ from morpheus.models.store import (
     read_key,
     sign_text,
 )
-from morpheus.storage.atomic import Location, Store, open_store
+from morpheus.storage.atomic import LocalStore, Location, Store, open_store
 from morpheus.text import format_count, suggest
 
 logger = logging.getLogger(__name__)
@@ -176,10 +177,10 @@ class _Entry(msgspec.Struct, frozen=True, omit_defaults=True):
         start: Position of its first byte in the pack.
     """
 
-    version: int
+    version: Annotated[int, msgspec.Meta(ge=0)]
     card: ModelCard
     pack: int = -1
-    start: int = 0
+    start: Annotated[int, msgspec.Meta(ge=0, le=1 << 62)] = 0
 
 
 class _Index(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -188,7 +189,7 @@ class _Index(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         packs: Names of the packs.
         users: JSON text of the `_Entry` of each user.
-        everyone: `_Entry` of the global model, if there is one.
+        shared: JSON text of the `_Entry` of the global model, if there is one.
         inputs: The input that the fingerprints fit; None if it is not known.
         trained_until: Time of the latest training event, ISO 8601; empty if it is not known.
         empty_features: Features without a value in any training event.
@@ -196,7 +197,7 @@ class _Index(msgspec.Struct, frozen=True, omit_defaults=True):
 
     packs: tuple[_Digest, ...]
     users: dict[str, msgspec.Raw]
-    everyone: msgspec.Raw | None = None
+    shared: tuple[msgspec.Raw, ...] = ()
     inputs: InputSpec | None = None
     trained_until: str = ""
     empty_features: tuple[str, ...] = ()
@@ -227,7 +228,7 @@ def _decode_entry(raw: _RawEntry, user: str) -> Placed:
     try:
         entry = _ENTRY_DECODER.decode(text)
         pack = "" if entry.pack < 0 else packs[entry.pack]
-    except (msgspec.DecodeError, IndexError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, IndexError) as error:
         raise ModelCorruptedError(
             f"The card of {user!r} in a model store is not one that morpheus wrote ({error}). "
             f"{RETRAIN_HINT}."
@@ -313,6 +314,11 @@ class ModelVersion(ModelStore):
     earlier: Callable[[], Iterable[ModelVersion]] = field(default=tuple, repr=False, compare=False)
     replaced: list[Replaced] = field(default_factory=list, compare=False)
 
+    @property
+    def location(self) -> str:
+        """The store and the number of this version, as `--pretrained_filename` takes them."""
+        return f"{self.folder}@{self.number}"
+
     def read_contents(self, users: Iterable[str]) -> Iterator[tuple[ModelCard, bytes]]:
         """Read the files of users who have a fingerprint; the empty user is the global model.
 
@@ -323,6 +329,10 @@ class ModelVersion(ModelStore):
             placed = self.find_placed(user)
             if placed is not None:
                 yield placed.card, self._read_content(placed.card, user)
+
+    def find_used(self, user: str) -> Placed | None:
+        """Return where the fingerprint is that `load` loads, as a rule; None if there is none."""
+        return self.placed.get(user) or self.placed_global
 
     def find_placed(self, user: str) -> Placed | None:
         """Return where the fingerprint of a user is; empty text stands for the global model."""
@@ -336,6 +346,8 @@ class ModelVersion(ModelStore):
 
     def _describe(self, card: ModelCard, user: str) -> str:
         whose = f"fingerprint of {user!r}" if user else "global model"
+        if not card.version:
+            return super()._describe(card, user)
         return f"{self.folder}: {whose} of version {card.version}"
 
     def load_own(self, user: str) -> Fingerprint:
@@ -375,7 +387,7 @@ def split_location(text: str) -> tuple[str, str]:
     (('models', 'candidate'), ('s3://soc/models', ''))
     """
     match = _SUFFIX.fullmatch(text)
-    if match is None or "/" in match["which"]:
+    if match is None or Path(text).is_dir():  # a folder can have such a name
         return text, ""
     return match["location"], match["which"]
 
@@ -487,12 +499,20 @@ class VersionedStore:
 
     # Publish.
 
-    def reserve(self) -> int:
+    def reserve(self) -> int | None:
         """Take the number of a version that will be published later.
+
+        Nothing is written into a folder without a manifest, so that a run that fails leaves nothing
+        behind.
+
+        Returns:
+            The number; None in a folder without a manifest, where nothing was taken.
 
         Raises:
             TransientError: The folder cannot be written.
         """
+        if not self._read_manifest()[0]:
+            return None
         after = self._change(
             lambda manifest: msgspec.structs.replace(manifest, next_number=manifest.next_number + 1)
         )
@@ -729,6 +749,13 @@ class VersionedStore:
 
         after = self._change(rewrite)
         self._remove_files(before, after)
+        needed = self._list_files(after)
+        names = [msgspec.json.encode(user) for user in users]
+        for folder in (INDEX_DIR, PACK_DIR, MODEL_DIR):  # files of runs that failed
+            rest = [name for name, _ in self.folder.list_files(folder) if name not in needed]
+            self.folder.remove(
+                [name for name in rest if any(each in self.folder.read(name) for each in names)]
+            )
 
     def export(self, location: Location, which: str | int = CHAMPION) -> int:
         """Copy a version to another store, which then has this version alone.
@@ -795,7 +822,7 @@ class VersionedStore:
                 )
             check_signature(file.manifest, file.signature, self._path, self.key, "manifest")
             return msgspec.json.decode(file.manifest, type=Manifest)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ModelCorruptedError(
                 f"{self._path}: is not the manifest of a model store. {RETRAIN_HINT}."
             ) from error
@@ -825,13 +852,14 @@ class VersionedStore:
             for _ in range(MAX_CAS_RETRIES):
                 content, etag = self._read_manifest()
                 before = self._parse(content)
+                adopts = not content and bool(before.versions)
                 after = change(before)
-                if not content:
+                if adopts:
                     after = self._adopt(after)
                 if after == before and content:
                     return after
                 if self.folder.put_if_match(MANIFEST_FILE, self._dump(after), etag):
-                    if not content:
+                    if adopts:
                         self.folder.remove([INDEX_FILE])
                     return after
         raise TransientError(
@@ -841,8 +869,6 @@ class VersionedStore:
 
     def _adopt(self, manifest: Manifest) -> Manifest:
         """Write the index of version 1 of a folder without versions."""
-        if not any("" in each.indexes for each in manifest.versions):
-            return manifest
         store = ModelStore.open(str(self.folder), self.key)
         digest = self._write_index(_index_of_store(store))
         versions = tuple(
@@ -897,8 +923,8 @@ class VersionedStore:
             newest = self._read_index(digest, version.number)
             packs = newest.packs
             texts.update((user, (packs, raw)) for user, raw in newest.users.items())
-            if newest.everyone is not None:
-                placed_global = _decode_entry((packs, newest.everyone), "")
+            for raw in newest.shared:
+                placed_global = _decode_entry((packs, raw), "")
         assert newest is not None  # noqa: S101 - a version has at least one index
         placed = PlacedModels(texts)
         return ModelVersion(
@@ -937,7 +963,7 @@ class VersionedStore:
             raise ModelCorruptedError(f"{path} does not match its checksum. {RETRAIN_HINT}.")
         try:
             return msgspec.json.decode(content, type=_Index)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ModelCorruptedError(f"{path} is damaged ({error}). {RETRAIN_HINT}.") from error
 
     def _write_index(self, index: _Index) -> str:
@@ -1004,7 +1030,7 @@ class VersionedStore:
             except ModelCorruptedError:
                 continue
             names |= {f"{PACK_DIR}/{pack}.pack" for pack in index.packs}
-            entries = [*index.users.items(), *([("", index.everyone)] if index.everyone else [])]
+            entries = [*index.users.items(), *(("", raw) for raw in index.shared)]
             for user, raw in entries:
                 placed = _decode_entry((index.packs, raw), user)
                 if not placed.pack:
@@ -1017,6 +1043,26 @@ class VersionedStore:
             (fingerprint.card, dump_fingerprint(fingerprint)) for fingerprint in fingerprints
         )
         return iter(self.write_contents(contents))
+
+    def take_files(self, cards: Sequence[ModelCard]) -> Iterator[Placed]:
+        """Return the place of fingerprints that `put_model` has written, for a new version.
+
+        On disk they are written again, into one pack: 10,000 files are slow to sync. Objects stay.
+
+        Raises:
+            ModelCorruptedError: A file has changed since it was written.
+            TransientError: The folder cannot be written.
+        """
+        if not isinstance(self.folder, LocalStore):
+            return (Placed(card) for card in cards)
+        by_user = {card.user: Placed(card) for card in sorted(cards, key=lambda card: card.user)}
+        files = ModelVersion(self.folder, {}, placed=by_user, placed_global=by_user.get(""))
+        return iter(self.write_contents(files.read_contents(by_user)))
+
+    def remove_taken(self, cards: Sequence[ModelCard]) -> None:
+        """Remove the files that `take_files` has written again."""
+        if isinstance(self.folder, LocalStore):
+            self.folder.remove([model_path(card.sha256) for card in cards])
 
     def write_contents(self, contents: Iterable[tuple[ModelCard, bytes]]) -> list[Placed]:
         """Write the files of fingerprints into one pack.
@@ -1050,7 +1096,7 @@ class VersionedStore:
         if draft.base is not None and manifest.versions:
             parent = self._resolve(manifest, draft.base)
         base = None if parent is None else self._open(parent)
-        changed = [each for each in draft.placed if not _has(base, each)]
+        changed = [each for each in draft.placed if draft.relabels or not _has(base, each)]
         cards = [each.card for each in changed]
         users = {card.user for card in cards if card.user}
         index = _make_index(
@@ -1088,6 +1134,14 @@ class ModelFacts:
             return cls()
         return cls(store.inputs, store.trained_until, store.empty_features)
 
+    def merge(self, newer: ModelFacts) -> ModelFacts:
+        """Return the facts of a version that has the fingerprints of both."""
+        return ModelFacts(
+            newer.inputs or self.inputs,
+            max(self.trained_until, newer.trained_until),
+            tuple(name for name in self.empty_features if name in newer.empty_features),
+        )
+
     def update(self, cards: Iterable[ModelCard]) -> ModelFacts:
         """Return the facts with the latest training event of these cards."""
         until = max([self.trained_until, *(card.last for card in cards)])
@@ -1096,7 +1150,12 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class NewVersion:
-    """A version before it is published; see `VersionedStore.publish`."""
+    """A version before it is published; see `VersionedStore.publish`.
+
+    Attributes:
+        relabels: Fingerprints that are equal to those of the base get the number of this version,
+            too, because they were trained for it.
+    """
 
     placed: Sequence[Placed]
     base: str | int | None = CHAMPION
@@ -1104,6 +1163,7 @@ class NewVersion:
     period: tuple[str, str] = ("", "")
     number: int | None = None
     facts: ModelFacts | None = None
+    relabels: bool = False
 
 
 class _FileVersion(msgspec.Struct, frozen=True):
@@ -1176,18 +1236,17 @@ def _make_index(placed: Sequence[Placed], number: int, facts: ModelFacts) -> _In
         )
         for each in placed
     }
-    everyone = entries.pop("", None)
-    return _Index(packs, entries, everyone, facts.inputs, facts.trained_until, facts.empty_features)
+    shared = (entries.pop(""),) if "" in entries else ()
+    return _Index(packs, entries, shared, facts.inputs, facts.trained_until, facts.empty_features)
 
 
 def _join(base: ModelVersion, index: _Index) -> _Index:
     """Return the index of a version with those that it started from."""
     rest = [placed for user, placed in base.placed.items() if user not in index.users]
-    if base.placed_global is not None and index.everyone is None:
+    if base.placed_global is not None and not index.shared:
         rest.append(base.placed_global)
     new = [_decode_entry((index.packs, raw), user) for user, raw in index.users.items()]
-    if index.everyone is not None:
-        new.append(_decode_entry((index.packs, index.everyone), ""))
+    new += [_decode_entry((index.packs, raw), "") for raw in index.shared]
     facts = ModelFacts(index.inputs, index.trained_until, index.empty_features)
     return _make_index([*rest, *new], 0, facts)
 
@@ -1226,3 +1285,38 @@ def find_models(location: str, key: bytes | None = None) -> ModelVersion | None:
     if not which and not store.versions():
         return None
     return store.open_version(which or CHAMPION)
+
+
+def open_models(location: str, key: bytes | None = None) -> ModelVersion:
+    """Open a version as `find_models` does.
+
+    Raises:
+        ModelCorruptedError: There is none, or it is damaged.
+        UsageError: There is no such version, or the key is missing or wrong.
+    """
+    found = find_models(location, key)
+    if found is None:
+        raise ModelCorruptedError(
+            f"{location}: has no fingerprints. Give the folder that `train-ae "
+            "--models_output_filename=...` wrote."
+        )
+    return found
+
+
+def has_models(folder: Path) -> bool:
+    """Return whether a folder on disk is a model store."""
+    return any((folder / name).is_file() for name in (MANIFEST_FILE, INDEX_FILE))
+
+
+def save_models(models: ModelVersion, location: Location) -> int:
+    """Publish a version with the fingerprints of another store alone, and return its number.
+
+    Raises:
+        ModelCorruptedError: A fingerprint is damaged.
+        TransientError: The folder cannot be written.
+    """
+    target = VersionedStore.open(location, models.key)
+    users = sorted([*models.cards, *([] if models.global_card is None else [""])])
+    placed = target.write_contents(models.read_contents(users))
+    facts = ModelFacts.from_store(models)
+    return target.publish_placed(NewVersion(placed, None, facts=facts), CHAMPION)

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from morpheus.columns import INCIDENT_SCORE, PVALUE, RISK, SCORE, SEVERITY, TIME
+from morpheus.columns import INCIDENT_SCORE, MODEL_VERSION, PVALUE, RISK, SCORE, SEVERITY, TIME
 from morpheus.core.batch import Losses, Scored
 from morpheus.core.stage import (
     COMPAT_RELEASES,
@@ -264,6 +264,9 @@ class AddScores(Transform):
     score with validation events, and is 0 below the typical score; `abs_zscore` counts both
     directions.
 
+    If fingerprints are loaded from a model store, or saved in one, the column `model_version` has
+    the number of the version that published the fingerprint of the user.
+
     `<column>_z_loss` compares the loss of one column with its usual loss; `max_abs_z` and
     `mean_abs_z` summarize all columns. `pipeline-ae --compat=22.11` adds them. `rung` and
     `own_share` say whose events the fingerprint was trained on, and the share of the user's own.
@@ -314,6 +317,12 @@ class AddScores(Transform):
         columns = self._compat_functions() | functions
         context = ScoreContext(batch, state.usage, self.options.timezone)
         scores = [_to_series(name, function(context)) for name, function in columns.items()]
+        if batch.model_version is not None:
+            version = pl.lit(batch.model_version or None, pl.Int64)
+            name, rows = self.prefix + MODEL_VERSION, batch.table.height
+            scores.append(
+                pl.select(pl.repeat(version, rows, dtype=pl.Int64)).to_series().alias(name)
+            )
         yield batch.evolve(
             Scored,
             table=batch.table.with_columns(scores),

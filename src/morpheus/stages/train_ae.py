@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -24,7 +25,7 @@ from morpheus.core.stage import (
     Transform,
     option,
 )
-from morpheus.errors import ModelCorruptedError, UsageError
+from morpheus.errors import ModelCorruptedError, MorpheusError, UsageError
 from morpheus.models.batched_training import require_torch, resolve_device, select_trainer
 from morpheus.models.fit import (
     MIN_EVENTS_FOR_PEERS,
@@ -42,15 +43,7 @@ from morpheus.models.input_check import (
 )
 from morpheus.models.population import Population
 from morpheus.models.profile import SCOPE_GLOBAL, Fingerprint, ModelCard, list_names
-from morpheus.models.store import (
-    KEY_VARIABLE,
-    ModelIndex,
-    ModelStore,
-    SavedModels,
-    commit_index,
-    put_model,
-    read_key,
-)
+from morpheus.models.store import KEY_VARIABLE, ModelStore, SavedModels, put_model, read_key
 from morpheus.models.training import (
     EPOCHS,
     MAX_BATCHED_USERS,
@@ -62,6 +55,7 @@ from morpheus.storage.object_store import is_object_url
 from morpheus.text import suggest_path
 
 if TYPE_CHECKING:
+    from morpheus.models.versions import ModelVersion, Replaced, VersionedStore
     from morpheus.suppressions.proposals import TrainingVerdicts
 
 logger = logging.getLogger(__name__)
@@ -84,11 +78,19 @@ class ModelLookup:
     fingerprint: Fingerprint | None = None
     card: ModelCard | None = None
     reason: str | None = None
+    replaced: Replaced | None = None
 
     @classmethod
-    def from_fingerprint(cls, fingerprint: Fingerprint) -> ModelLookup:
-        """Return the lookup of a user with a fingerprint."""
-        return cls(fingerprint, fingerprint.card)
+    def from_fingerprint(
+        cls, fingerprint: Fingerprint, replaced: Replaced | None = None
+    ) -> ModelLookup:
+        """Return the lookup of a user with a fingerprint.
+
+        Args:
+            fingerprint: The fingerprint.
+            replaced: The damaged fingerprint that it replaces.
+        """
+        return cls(fingerprint, fingerprint.card, replaced=replaced)
 
 
 @dataclass
@@ -103,6 +105,7 @@ class UserTraining:
         recent_events: The latest events, when users are trained on an unbounded input.
         accepted: Number of accepted events in the history, until a batch has it.
         excluded: Number of excluded events, until a batch has it.
+        loaded: `ModelProvider.loaded` when the fingerprint was looked up.
     """
 
     provider: ModelProvider
@@ -111,6 +114,7 @@ class UserTraining:
     recent_events: pl.DataFrame | None = None
     accepted: int = 0
     excluded: int = 0
+    loaded: int = 0
 
 
 @dataclass
@@ -120,10 +124,22 @@ class ModelProvider:
     Attributes:
         stage: The stage, with the options.
         backoff: Extends short histories with events of similar users; None without a population.
+        loaded: How many versions of the store have been opened; see `refresh`.
+        etag: State of the store when it was last looked at.
+        next_look: Time of the next look at the store, by the monotonic clock.
     """
 
     stage: TrainAe
     backoff: TrainingDataBackoff | None
+    loaded: int = 0
+    etag: object = None
+    next_look: float = 0.0
+    newer: ModelVersion | None = None
+
+    @property
+    def store(self) -> ModelVersion:
+        """The version whose fingerprints are loaded."""
+        return self.newer or self.stage.model_store
 
     @classmethod
     def from_population(cls, stage: TrainAe, population: pl.DataFrame | None) -> ModelProvider:
@@ -238,10 +254,54 @@ class ModelProvider:
         return ModelLookup(reason=f"{events.height} events of history, {needed} needed")
 
     def _load(self, user: str) -> ModelLookup:
-        fingerprint = self.stage.model_store.load(user)
+        store = self.store
+        known = len(store.replaced)
+        fingerprint = store.load(user)
         if fingerprint is None:
             return ModelLookup(reason="no fingerprint")
-        return ModelLookup.from_fingerprint(fingerprint)
+        return ModelLookup.from_fingerprint(fingerprint, next(iter(store.replaced[known:]), None))
+
+    def refresh(self, state: UserTraining, user: str | None) -> None:
+        """Look whether the store has a new version, and forget a user's fingerprint if it changed.
+
+        The store is looked at no more often than every `--model_refresh` seconds. A store that
+        cannot be read is no reason to stop: the present fingerprints stay in use.
+        """
+        now, stage = time.monotonic(), self.stage
+        if now >= self.next_look:
+            first, self.next_look = self.next_look == 0, now + stage.model_refresh
+            try:
+                self._open_newer(first=first)
+            except (MorpheusError, OSError) as error:
+                logger.warning("train-ae: no new version of the models can be read: %s", error)
+        if state.loaded != self.loaded:
+            state.loaded = self.loaded
+            before = None if state.lookup is None else state.lookup.card
+            placed = None if user is None else self.store.find_used(user)
+            after = None if placed is None else placed.card
+            if before is None or after is None or before.sha256 != after.sha256:
+                state.lookup = None
+
+    def _open_newer(self, *, first: bool) -> None:
+        """Open the version that the alias names, if the store has changed."""
+        from morpheus.models.versions import CHAMPION, VersionedStore, split_location  # noqa: PLC0415 - runs without a store do not need it
+
+        location, alias = split_location(self.stage.pretrained_filename or "")
+        versions = VersionedStore.open(location, self.stage.key)
+        etag, before = versions.read_etag(), self.etag
+        if etag == before:
+            return
+        number = versions.resolve(alias or CHAMPION)
+        if number == self.store.number:
+            self.etag = etag
+            return
+        opened = versions.open_version(alias or CHAMPION)
+        self.etag = etag
+        if opened.number == self.store.number:
+            return
+        self.newer, self.loaded = opened, self.loaded + 1
+        if not first:
+            logger.info("train-ae: version %d of the models is used from now on.", opened.number)
 
     def _load_own(self, user: str) -> ModelLookup | None:
         """Load the user's own fingerprint when a store is renewed; None if there is none."""
@@ -307,7 +367,7 @@ class ModelProvider:
     def _save(self, fingerprint: Fingerprint) -> Fingerprint:
         if self.stage.models_output_filename is None:
             return fingerprint
-        card = put_model(self.stage.models_output_filename, fingerprint)
+        card = put_model(self.stage.output_folder, fingerprint, durable=False)
         return replace(fingerprint, card=card)
 
     def _check_columns(self, columns: Sequence[str]) -> None:
@@ -329,6 +389,9 @@ class PreparedRun:
         trained_until: Time of the latest training event, ISO 8601; empty if it is not known.
         empty_features: Features without a value in any training event.
         checked: Whether the input of a watched directory has been checked.
+        loaded_version: Number of the version of the loaded store, the same in all processes.
+        saved_version: Number of the version that will be published.
+        reserved: The same, if no other run can take it; else None.
     """
 
     global_model: ModelLookup | None = None
@@ -336,6 +399,9 @@ class PreparedRun:
     trained_until: str = ""
     empty_features: tuple[str, ...] = ()
     checked: bool = False
+    loaded_version: int | None = None
+    saved_version: int | None = None
+    reserved: int | None = None
 
 
 def find_source_word(class_name: str) -> str | None:
@@ -364,6 +430,10 @@ class TrainAe(Transform):
     `rung` and `own_share` of `add-scores` show this. If even all users together have too little
     history, events get no score, and the summary says so.
 
+    Fingerprints are saved in a model store with numbered versions; `morpheus models` lists them.
+    `STORE@candidate` and `STORE@3` select a version by its alias or number. An input without end
+    takes new versions without a restart.
+
     Fingerprints are saved with the log format, the user column and the features. A run with others
     is rejected. To renew some of the fingerprints of a folder, give `--pretrained_filename`,
     `--train_data_glob` and `--models_output_filename`. All others are kept.
@@ -377,7 +447,8 @@ class TrainAe(Transform):
 
     pretrained_filename: str | None = option(
         None,
-        "Folder of fingerprints to load, on disk or as `s3://bucket/folder`. Nothing is trained, "
+        "Model store to load fingerprints from, on disk or as `s3://bucket/folder`, and `@` with "
+        "an alias or a number. Default: its champion. Nothing is trained, "
         "unless --train_data_glob and --models_output_filename are given too.",
         path=True,
         location="any",
@@ -433,10 +504,17 @@ class TrainAe(Transform):
     )
     models_output_filename: str | None = option(
         None,
-        "Folder for the fingerprints, on disk or as `s3://bucket/folder`. Later runs load them "
-        "with --pretrained_filename. Fingerprints of other users in the folder are kept.",
+        "Model store to publish a version in, on disk or as `s3://bucket/folder`, and `@` with "
+        "the alias that names it. Default alias: `champion`, which later runs load with "
+        "--pretrained_filename. Fingerprints of other users of the champion are kept.",
         path=True,
         location="any",
+    )
+    model_refresh: float = option(
+        10.0,
+        "On an input without end, seconds between two looks for a new version of the store of "
+        "--pretrained_filename. Each user's next batch uses it. 0: never.",
+        min=0,
     )
     train_users: str = option(
         ALL,
@@ -507,6 +585,8 @@ class TrainAe(Transform):
         if state.lookup is None and self._waits_for_all_events(batch.user):
             state.waiting.append(batch)
             return
+        if self._refreshes():
+            state.provider.refresh(state, batch.user)
         if state.lookup is None or self._trains_again():
             state.provider.look_up([(state, [batch])])
         yield self._attach(batch, state)
@@ -520,32 +600,73 @@ class TrainAe(Transform):
 
     def outputs(self) -> Outputs:
         """Return the folder of the fingerprints, if it is on disk."""
-        folder = self.models_output_filename
-        return Outputs() if folder is None or "://" in folder else Outputs(folders=(Path(folder),))
+        folder = self.output_folder
+        return Outputs() if not folder or "://" in folder else Outputs(folders=(Path(folder),))
 
     def commit(self, metrics: RunMetrics) -> None:
         """Write the index of the saved fingerprints, with the global model."""
         if self.models_output_filename is None:
             return
-        folder, prepared = self.models_output_filename, self.prepared
-        # A user of the global model has no file.
-        cards = {user: card for user, card in metrics.cards.items() if card.user == user}
-        index = ModelIndex.from_cards(
-            cards,
-            self._save_global(metrics),
-            self.options.inputs,
-            prepared.trained_until,
-            prepared.empty_features,
+        from morpheus.models.versions import (  # noqa: PLC0415 - runs without a store do not need it
+            CHAMPION,
+            ModelFacts,
+            NewVersion,
+            VersionedStore,
+            split_location,
         )
-        old = self.model_store if self.renews else ModelStore.find(folder, self.key)
-        known = {} if old is None else old.cards
-        trained = [user for user, card in cards.items() if known.get(user) != card]
+
+        folder, alias = split_location(self.models_output_filename)
+        versions, old = VersionedStore.open(folder, self.key), self._find_base()
+        # A user of the global model has no file, and a version has published the others.
+        new = [
+            card
+            for user, card in metrics.cards.items()
+            if card.user == user and card.sha256 and not card.version
+        ]
+        shared = self._save_global(metrics)
+        written = new if shared is None else [*new, shared]
+        placed = list(versions.take_files(written))
+        if self.renews and str(self.model_store.folder) != str(versions.folder):
+            trained = {card.user for card in written}
+            users = [user for user in [*self.model_store.cards, ""] if user not in trained]
+            placed += versions.write_contents(self.model_store.read_contents(users))
+        facts = ModelFacts(
+            self.options.inputs, self.prepared.trained_until, self.prepared.empty_features
+        )
+        if old is not None:
+            facts = ModelFacts.from_store(old).merge(facts)
+        base, number = self._base_number(versions), self.prepared.reserved
+        made = NewVersion(placed, base, number=number, facts=facts, relabels=True)
+        version = versions.publish_placed(made, alias or CHAMPION)
+        versions.remove_taken(written)
+        self._warn_other_number(version)
+        kept = 0 if old is None else len(old.cards.keys() - {card.user for card in new})
+        metrics.saved_models = SavedModels(folder, len(new), kept, version)
+
+    def _warn_other_number(self, version: int) -> None:
+        """Warn if the rows of this run have another number than the version it has published."""
+        if self.prepared.saved_version not in {None, version}:
+            logger.warning(
+                "train-ae: another run has published version %d of the models meanwhile. The "
+                "models of this run are version %d, but its rows say %d.",
+                *(self.prepared.saved_version, version, self.prepared.saved_version),
+            )
+
+    def _find_base(self) -> ModelVersion | None:
+        """Return the version whose other users the new version keeps."""
+        from morpheus.models.versions import find_models  # noqa: PLC0415 - runs without a store do not need it
+
         if self.renews:
-            self.model_store.copy_files(folder, without=trained)
-            index = self.model_store.to_index().update(index)
-        commit_index(folder, index, key=self.key, keep=True)
-        kept = len({*known, *cards}) - len(trained)
-        metrics.saved_models = SavedModels(folder, len(trained), kept)
+            return self.model_store
+        return find_models(self.output_folder, self.key)
+
+    def _base_number(self, versions: VersionedStore) -> int | str:
+        """Return the base of the new version in its store."""
+        from morpheus.models.versions import CHAMPION  # noqa: PLC0415 - runs without a store do not need it
+
+        if self.renews and str(self.model_store.folder) == str(versions.folder):
+            return self.model_store.number
+        return CHAMPION
 
     def fit_options(self) -> FitOptions:
         """Return the training options that both networks have."""
@@ -555,9 +676,23 @@ class TrainAe(Transform):
         return options if self.train_epochs is None else options | {"epochs": self.train_epochs}
 
     @cached_property
-    def model_store(self) -> ModelStore:
-        """The saved fingerprints."""
-        return ModelStore.open(self.pretrained_filename or "", self.key)
+    def model_store(self) -> ModelVersion:
+        """The saved fingerprints: in each process the version that the first one has found."""
+        from morpheus.models.versions import open_models, split_location  # noqa: PLC0415 - runs without a store do not need it
+
+        location, number = self.pretrained_filename or "", self.prepared.loaded_version
+        if number is not None:
+            location = f"{split_location(location)[0]}@{number}"
+        return open_models(location, self.key)
+
+    @property
+    def output_folder(self) -> str:
+        """Folder of the store to publish in; empty if there is none."""
+        if self.models_output_filename is None:
+            return ""
+        from morpheus.models.versions import split_location  # noqa: PLC0415 - runs without a store do not need it
+
+        return split_location(self.models_output_filename)[0]
 
     def __getstate__(self) -> dict[str, object]:
         """Return the state for another process, without the index and the key: it reads both."""
@@ -604,6 +739,10 @@ class TrainAe(Transform):
         """
         if not self.options.unbounded or self._is_first_check(profile):
             self._check_profile(profile, metrics)
+            if self.loads:
+                metrics.replaced_models.update(
+                    (each.user, each) for each in self.model_store.replaced
+                )
         if self.trains:
             self._prepare(profile)
 
@@ -628,6 +767,13 @@ class TrainAe(Transform):
     def _prepare(self, profile: InputProfile) -> None:
         """Note what the index needs to know of the training events; train the global model."""
         prepared, training = self.prepared, profile.training or profile.events
+        if self.models_output_filename is not None and prepared.saved_version is None:
+            from morpheus.models.versions import VersionedStore  # noqa: PLC0415 - runs without a store do not need it
+
+            versions = VersionedStore.open(self.output_folder, self.key)
+            prepared.reserved = versions.reserve()
+            following = prepared.reserved or versions.read_manifest().next_number
+            prepared.saved_version = following
         prepared.empty_features = tuple(training.find_empty(profile.log_features))
         if training.time_range is not None:
             prepared.trained_until = training.time_range[1].isoformat()
@@ -675,7 +821,7 @@ class TrainAe(Transform):
         model = None if provider.global_model is None else provider.global_model.fingerprint
         if model is None or model.card.sha256:
             return None
-        return put_model(self.models_output_filename or "", model)
+        return put_model(self.output_folder, model, durable=False)
 
     def _attach(self, batch: Events, state: UserTraining) -> WithModel:
         lookup = state.lookup or ModelLookup()
@@ -688,7 +834,24 @@ class TrainAe(Transform):
             fingerprint=lookup.fingerprint,
             card=lookup.card,
             unscored_reason=lookup.reason,
+            model_version=self._find_version(lookup.card),
+            replaced_model=lookup.replaced,
         )
+
+    def _find_version(self, card: ModelCard | None) -> int | None:
+        """Return the version of a fingerprint, 0 for no fingerprint; None without a store."""
+        if not self.loads and self.models_output_filename is None:
+            return None
+        return 0 if card is None else card.version or self.prepared.saved_version or 0
+
+    def _refreshes(self) -> bool:
+        """Return whether new versions of the store are used without a restart."""
+        follows = self.options.unbounded and self.loads and not self.trains
+        if not follows or self.model_refresh == 0:
+            return False
+        from morpheus.models.versions import split_location  # noqa: PLC0415 - runs without a store do not need it
+
+        return not split_location(self.pretrained_filename or "")[1].isdecimal()
 
     def _trains_on_input(self) -> bool:
         return self.trains and not self.train_data_glob
@@ -747,19 +910,33 @@ class TrainAe(Transform):
                 "is nothing to save. Leave one of the two out, or give the logs to train on with "
                 "--train_data_glob."
             )
-        if not is_object_url(folder) and not Path(folder).is_dir():
+        from morpheus.models.versions import split_location  # noqa: PLC0415 - runs without a store do not need it
+
+        store = split_location(folder)[0]
+        if not is_object_url(store) and not Path(store).is_dir():
             raise UsageError(
-                f"--pretrained_filename: there is no folder `{folder}`.{suggest_path(folder)} Give "
+                f"--pretrained_filename: there is no folder `{store}`.{suggest_path(store)} Give "
                 "a folder that `train-ae --models_output_filename=...` has written. Model files of "
                 "other programs (pickle, dill) are never read: they can run code."
             )
         self._check_inputs(self.model_store, f"--pretrained_filename: the models in `{folder}`")
+        if not self.options.unbounded:
+            # All processes load the same version, whatever the alias names later.
+            self.prepared.loaded_version = self.model_store.number
 
-    def _check_output(self, folder: str) -> None:
+    def _check_output(self, location: str) -> None:
         """Check that the folder can be written, and that its models are of the same kind."""
+        from morpheus.models.versions import find_models, split_location  # noqa: PLC0415 - runs without a store do not need it
+
+        folder, alias = split_location(location)
+        if alias.isdecimal():
+            raise UsageError(
+                f"--models_output_filename: `{location}` names version {alias}, but a run "
+                f"publishes a new version. Give `{folder}`, or `{folder}@candidate` for an alias."
+            )
         open_store(folder).check_access()
         try:
-            existing = ModelStore.find(folder, self.key)
+            existing = find_models(folder, self.key)
         except ModelCorruptedError as error:
             raise UsageError(
                 f"--models_output_filename: {error} To start again, give another folder or remove "

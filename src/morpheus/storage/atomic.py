@@ -695,8 +695,9 @@ class LocalStore:
     def read_range(self, name: str, start: int, size: int) -> bytes:
         """Read a part of a file; links are refused as in `read`."""
         with self._open(name) as file:
-            file.seek(start)
-            return file.read(size)
+            end = os.fstat(file.fileno()).st_size
+            file.seek(min(start, end))
+            return file.read(max(0, min(size, end - start)))
 
     def _open(self, name: str) -> BinaryIO:
         path = self.path / name
