@@ -20,6 +20,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -1063,6 +1064,8 @@ class VersionedStore:
         """Remove the files that `take_files` has written again."""
         if isinstance(self.folder, LocalStore):
             self.folder.remove([model_path(card.sha256) for card in cards])
+            with suppress(OSError):  # another run has files in it
+                (self.folder.path / MODEL_DIR).rmdir()
 
     def write_contents(self, contents: Iterable[tuple[ModelCard, bytes]]) -> list[Placed]:
         """Write the files of fingerprints into one pack.
