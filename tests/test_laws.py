@@ -147,16 +147,16 @@ def test_batches_of_many_users_pushed_together_are_as_one_by_one(
     cuts = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
     parts = {user: list(split_batch(replace(case.batch, user=user), cuts)) for user in USERS}
     segment = replace(Segment.from_stages([case.stage], unbounded=True), saves=True)
-    together, alone = segment.open(), segment.open()
+    joined, alone = segment.open(), segment.open()
     for number in range(len(parts["ann"])):
         bundle = share_columns([parts[user][number] for user in USERS])
         if data.draw(st.booleans()):
             bundle *= 2  # the same user twice
-        found = together.push_many(bundle)
+        found = joined.push_many(bundle)
         wanted = [output for batch in bundle for output in alone.push(batch)]
         assert_equal(found, wanted)
-    assert_equal(together.flush(), alone.flush())
-    assert together.changed == alone.changed
+    assert_equal(joined.flush(), alone.flush())
+    assert joined.changed == alone.changed
 
 
 def share_columns(batches: Sequence[Batch]) -> list[Batch]:

@@ -54,6 +54,8 @@ RATE_PVALUE = "rate_pvalue"
 """Probability that a benign day of the user has a burst as strong as the one up to an event."""
 
 
+ROW_ID = "row_id"
+"""Id of a row of an endless run: the same when the row is written again after a crash."""
 LATE = "late"
 """Whether an event came after the run of its period, or after the allowance for late events."""
 

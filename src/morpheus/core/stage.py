@@ -330,6 +330,11 @@ class PipelineOptions:
     inputs: Any = None
     feature_stages: bool = False
 
+    @property
+    def durable(self) -> bool:
+        """Whether an endless run goes on after a crash: it has a state file."""
+        return self.unbounded and self.state is not None
+
 
 def read_lines(name: str, *, option: str) -> tuple[str, ...]:
     """Read a file with one entry per line. Empty lines and repeated entries are dropped.

@@ -123,6 +123,8 @@ MAX_FINDING_EVENTS = 25
 MAX_DAYS_OPEN = 2
 """Days for which a finding is updated on an input without end."""
 
+_FINDING = "finding:"
+"""Starts the names of open findings in the position of a sink."""
 _ID_DIGITS = 32  # hexadecimal digits of an id: 128 bits
 _MAX_TITLE_NAME = 128  # characters of a user's name in a title
 
@@ -286,6 +288,31 @@ def _keep_most_severe(alerts: list[tuple[float, int, Alert]]) -> list[tuple[floa
     return sorted(alerts, key=lambda entry: (-entry[0], entry[1]))[:MAX_FINDING_EVENTS]
 
 
+class _SavedAlert(msgspec.Struct, array_like=True):
+    """An `Alert` without the description of its log, which is the same for all."""
+
+    id: str
+    user: str | None
+    time: datetime
+    event: dict[str, str]
+    scores: dict[str, float]
+    reason: str | None
+    columns: tuple[str, ...]
+    explanation: Explanation | None
+    ts_anomaly: bool | None
+    training_data_scope: str | None
+
+
+class _SavedFinding(msgspec.Struct, array_like=True):
+    """An `_OpenFinding` with its user and the number of its day."""
+
+    user: str | None
+    day: int
+    counts: IncidentCounts
+    alerts: list[tuple[float, int, _SavedAlert]]
+    level: float
+
+
 @dataclass
 class FindingBuilder:
     """Joins the alerts of a sink to findings, one for each user and day.
@@ -303,6 +330,30 @@ class FindingBuilder:
     timezone: str = "UTC"
     unbounded: bool = False
     _open: dict[tuple[str | None, int], _OpenFinding] = field(default_factory=dict)
+    _changed: set[tuple[str | None, int]] = field(default_factory=set)
+
+    def restore(self, saved: Mapping[str, bytes]) -> None:
+        """Go on with the findings of an earlier run, on an input without end.
+
+        Args:
+            saved: What `take_changes` has returned, put together.
+        """
+        for data in saved.values():
+            each = msgspec.msgpack.decode(data, type=_SavedFinding)
+            alerts = [(level, n, self.alerts.restore(alert)) for level, n, alert in each.alerts]
+            self._open[each.user, each.day] = _OpenFinding(
+                each.counts, alerts, each.level, emitted=True
+            )
+
+    def take_changes(self) -> dict[str, bytes]:
+        """Return findings that have changed since the last call; empty bytes for closed ones."""
+        changes = {}
+        for user, day in self._changed:
+            found = self._open.get((user, day))
+            name = _FINDING + incident_id(user, format_day(day))
+            changes[name] = b"" if found is None else _encode_finding(user, day, found)
+        self._changed = set()
+        return changes
 
     def build(self, batch: Batch) -> Iterator[Finding]:
         """Add the events of a batch. Yield the findings that are complete, or have grown."""
@@ -314,6 +365,7 @@ class FindingBuilder:
             yield from self._close(lambda user, day: user != batch.user or day < min(found))
         for day, added in found.items():
             known = self._open.setdefault((batch.user, day), added)
+            self._changed.add((batch.user, day))
             if known is not added:
                 known.add(added)
             if self.unbounded:
@@ -335,6 +387,7 @@ class FindingBuilder:
 
     def _forget(self, day: int) -> None:
         for key in [key for key in self._open if key[1] < day]:
+            self._changed.add(key)
             del self._open[key]
 
     def _group(self, batch: Batch) -> Iterator[tuple[int, _OpenFinding]]:
@@ -352,6 +405,16 @@ class FindingBuilder:
             entries = [(float(levels[row]), n, alerts[row]) for n, row in enumerate(rows)]
             level = float("nan") if scale is None else float(levels[rows].max())
             yield day, _OpenFinding(counts, _keep_most_severe(entries), level)
+
+
+def _encode_finding(user: str | None, day: int, finding: _OpenFinding) -> bytes:
+    names = _SavedAlert.__struct_fields__
+    alerts = [
+        (level, n, _SavedAlert(*(getattr(alert, name) for name in names)))
+        for level, n, alert in finding.alerts
+    ]
+    saved = _SavedFinding(user, day, finding.counts, alerts, finding.level)
+    return msgspec.msgpack.encode(saved)
 
 
 def _find_scale(batch: Batch) -> ScoreScale | None:
@@ -408,6 +471,11 @@ class AlertBuilder:
                 **_explanation_fields(row, explanation_columns),
             )
 
+    def restore(self, saved: _SavedAlert) -> Alert:
+        """Return an alert of an earlier run."""
+        log = complete_log(self.log, self.source, list(saved.event))
+        return Alert(source=self.source, log=log, **msgspec.structs.asdict(saved))
+
     def _make_id(
         self, user: str | None, time: datetime, event: Mapping[str, str], log: LogDescription
     ) -> str:
@@ -422,11 +490,20 @@ class AlertBuilder:
         return digest if self._counts[digest] == 1 else stable_id(digest, self._counts[digest])
 
 
-def make_finding_builder(stage: Stage) -> FindingBuilder:
-    """Return the builder of the findings of a sink."""
+def make_finding_builder(
+    stage: Stage, position: Mapping[str, bytes] | None = None
+) -> FindingBuilder:
+    """Return the builder of the findings of a sink.
+
+    Args:
+        stage: The sink.
+        position: Where an endless run goes on; see `StageContext.position`.
+    """
     options = stage.options
     alerts = AlertBuilder(stage.name, options.source, options.log)
-    return FindingBuilder(alerts, options.timezone, options.unbounded)
+    findings = FindingBuilder(alerts, options.timezone, options.unbounded)
+    findings.restore({n: data for n, data in (position or {}).items() if n.startswith(_FINDING)})
+    return findings
 
 
 def stable_id(*parts: object) -> str:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import polars as pl
 
 from morpheus.core.batch import Batch, OutputRows, Scored
-from morpheus.core.stage import Outputs, Sink, StageContext, option
+from morpheus.core.stage import Outputs, Requirements, Sink, StageContext, option
 from morpheus.errors import UsageError
 from morpheus.sinks.alert import Finding, FindingBuilder, make_finding_builder
 from morpheus.sinks.alert_formats import encode_ecs, encode_ocsf
@@ -25,7 +27,12 @@ from morpheus.sinks.formats import (
     open_compressed,
 )
 from morpheus.sinks.ocsf_schema import DetectionFinding, to_polars_schema
-from morpheus.sinks.to_file import list_outputs, validate_output
+from morpheus.sinks.to_file import (
+    AppendedOutput,
+    list_outputs,
+    validate_durable_output,
+    validate_output,
+)
 from morpheus.storage.atomic import (
     AtomicWriter,
     Store,
@@ -99,6 +106,40 @@ def open_json_lines(filename: str, compression: str) -> Iterator[LineWriter]:
                 file.close()
 
 
+def open_alert_lines(
+    sink: Sink, filename: str, compression: str, context: StageContext, *, replaces: bool
+) -> LineWriter:
+    """Open a file of JSON lines: written atomically, or on an endless run where it was.
+
+    Args:
+        sink: The sink.
+        filename: The file.
+        compression: `.gz`, `.zst`, or empty.
+        context: Says where the run goes on, and closes the file.
+        replaces: An endless run may replace an existing file when it starts for the first time.
+
+    Raises:
+        TransientError: The file cannot be written.
+        UsageError: The file exists.
+    """
+    place = parse_output(filename)
+    if context.position is None or not isinstance(place, Path):
+        return context.resources.enter_context(open_json_lines(filename, compression))
+    if not context.position:
+        validate_alert_path(sink.name, filename, overwrite=replaces)
+    output = AppendedOutput(place, context.position, compression)
+    context.resources.callback(output.close)
+    return output
+
+
+def sync_alert_lines(findings: FindingBuilder, file: object) -> Mapping[str, bytes] | None:
+    """Write findings to disk, and return the position after them; see `Sink.sync`."""
+    if isinstance(file, _ErrorTranslatingWriter):
+        return None  # the file appears when the run ends
+    changes = findings.take_changes()
+    return changes | file.sync() if isinstance(file, AppendedOutput) else changes
+
+
 @dataclass
 class _ErrorTranslatingWriter:
     """Turns errors of the disk into errors that say what to do."""
@@ -162,6 +203,8 @@ class SecurityLakeWriter:
         for partition, spill_file in sorted(self.partition_files.items()):
             name = hashlib.sha256(spill_file.read_bytes()).hexdigest()[:16]
             folder.write(f"{partition}/morpheus-{name}.parquet", _to_parquet(spill_file, schema))
+            spill_file.unlink()
+        self.partition_files = {}
 
 
 def _to_parquet(lines: Path, schema: pl.Schema) -> bytes:
@@ -179,7 +222,37 @@ EXTERNAL_ACCOUNT = "external"
 
 _ACCOUNT_PATTERN = re.compile(r"\d{12}")
 _NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-WriteFinding = Callable[[Finding], object]
+
+
+_LAKE_SECONDS = 300.0
+"""Seconds between two parts of a lake on an endless run, as Security Lake asks for."""
+
+
+@dataclass
+class _OpenOcsf:
+    """Where findings are written.
+
+    Attributes:
+        findings: Joins alerts to findings.
+        name_partition: Returns the partition of a finding in a lake.
+        write: Writes a line to a partition.
+        file: The file; None for a lake.
+        publish: Writes what a lake has got on an endless run; None elsewhere.
+        published: When it was called last, by `time.monotonic`.
+    """
+
+    findings: FindingBuilder
+    name_partition: Callable[[Finding], str]
+    write: Callable[[str, bytes], object]
+    file: LineWriter | None = None
+    publish: Callable[[], None] | None = None
+    published: float = field(default_factory=time.monotonic)
+
+    def write_all(self, findings: Iterator[Finding]) -> None:
+        """Write findings."""
+        for each in findings:
+            partition = self.name_partition(each) if self.file is None else ""
+            self.write(partition, encode_ocsf(each) + b"\n")
 
 
 @dataclass(frozen=True)
@@ -197,6 +270,7 @@ class ToOcsf(Sink):
 
     name = "to-ocsf"
     takes = (Scored, OutputRows)
+    needs = Requirements(card=True)
 
     filename: str | None = option(
         None,
@@ -224,8 +298,11 @@ class ToOcsf(Sink):
                 "eu-west-1`."
             )
         if self.filename is not None:
-            detect_format(self.name, self.filename, "json", "parquet")
-            validate_alert_path(self.name, self.filename, overwrite=self.overwrite)
+            kind, _ = detect_format(self.name, self.filename, "json", "parquet")
+            if self.options.durable:
+                validate_durable_output(self.name, self.filename, kind)
+            replaces = self.overwrite or self.options.durable
+            validate_alert_path(self.name, self.filename, overwrite=replaces)
             return
         _validate_name("--region", self.region or "", "eu-west-1")
         _validate_name("--lake_source", self.lake_source, "morpheus")
@@ -235,43 +312,43 @@ class ToOcsf(Sink):
         """The file."""
         return Outputs() if self.filename is None else list_outputs(self.filename)
 
-    def open(self, context: StageContext) -> tuple[FindingBuilder, WriteFinding]:
+    def open(self, context: StageContext) -> _OpenOcsf:
         """Open the file or the lake."""
-        write = context.resources.enter_context(self._open_output())
-        return make_finding_builder(self), write
-
-    def process(self, batch: Batch, state: tuple[FindingBuilder, WriteFinding]) -> Iterator[Batch]:
-        """Write the findings that are complete, or have grown."""
-        findings, write = state
-        for finding in findings.build(batch):
-            write(finding)
-        yield batch
-
-    def flush(self, state: tuple[FindingBuilder, WriteFinding]) -> Iterator[Batch]:
-        """Write the last findings."""
-        findings, write = state
-        for finding in findings.flush():
-            write(finding)
-        return iter(())
-
-    @contextmanager
-    def _open_output(self) -> Iterator[WriteFinding]:
-        """Open the output; yields a function that writes an alert."""
+        findings = make_finding_builder(self, context.position)
         schema = to_polars_schema(DetectionFinding)
+        enter = context.resources.enter_context
         if self.lake_folder is not None:
-            with security_lake(open_store(self.lake_folder), schema) as lake:
-                yield lambda finding: lake.write(
-                    self._partition_path(finding), encode_ocsf(finding) + b"\n"
-                )
-            return
+            folder = open_store(self.lake_folder)
+            lake = enter(security_lake(folder, schema))
+            publish = None if context.position is None else partial(lake.commit, folder, schema)
+            return _OpenOcsf(findings, self._partition_path, lake.write, None, publish)
         filename = self.filename or ""
         kind, compression = detect_format(self.name, filename, "json", "parquet")
-        with (
-            open_parquet(parse_location(filename), schema)
-            if kind == "parquet"
-            else open_json_lines(filename, compression) as file
-        ):
-            yield lambda finding: file.write(encode_ocsf(finding) + b"\n")
+        if kind == "parquet":
+            file = enter(open_parquet(parse_location(filename), schema))
+        else:
+            file = open_alert_lines(self, filename, compression, context, replaces=self.overwrite)
+        return _OpenOcsf(findings, self._partition_path, lambda _, line: file.write(line), file)
+
+    def process(self, batch: Batch, state: _OpenOcsf) -> Iterator[Batch]:
+        """Write the findings that are complete, or have grown."""
+        state.write_all(state.findings.build(batch))
+        yield batch
+
+    def flush(self, state: _OpenOcsf) -> Iterator[Batch]:
+        """Write the last findings."""
+        state.write_all(state.findings.flush())
+        state.published = float("-inf")  # what waits for the lake need not wait any longer
+        return iter(())
+
+    def sync(self, state: _OpenOcsf) -> Mapping[str, bytes] | None:
+        """Write the findings to disk; to a lake, at most every few minutes."""
+        if state.publish is not None:
+            if time.monotonic() - state.published < _LAKE_SECONDS:
+                return None
+            state.publish()
+            state.published = time.monotonic()
+        return sync_alert_lines(state.findings, state.file)
 
     def _partition_path(self, finding: Finding) -> str:
         """Return the partition of a finding, relative to the folder of the lake."""
@@ -304,6 +381,7 @@ class ToEcs(Sink):
 
     name = "to-ecs"
     takes = (Scored, OutputRows)
+    needs = Requirements(card=True)
 
     filename: str = option(
         "",
@@ -317,8 +395,11 @@ class ToEcs(Sink):
 
     def validate(self) -> None:
         """Reject a file that cannot be written."""
-        validate_alert_path(self.name, self.filename, overwrite=self.overwrite)
-        detect_format(self.name, self.filename, "json")
+        durable = self.options.durable
+        validate_alert_path(self.name, self.filename, overwrite=self.overwrite or durable)
+        kind, _ = detect_format(self.name, self.filename, "json")
+        if durable:
+            validate_durable_output(self.name, self.filename, kind)
 
     def outputs(self) -> Outputs:
         """The file."""
@@ -327,8 +408,8 @@ class ToEcs(Sink):
     def open(self, context: StageContext) -> tuple[FindingBuilder, LineWriter]:
         """Open the file."""
         _, packing = detect_format(self.name, self.filename, "json")
-        file = context.resources.enter_context(open_json_lines(self.filename, packing))
-        return make_finding_builder(self), file
+        file = open_alert_lines(self, self.filename, packing, context, replaces=self.overwrite)
+        return make_finding_builder(self, context.position), file
 
     def process(self, batch: Batch, state: tuple[FindingBuilder, LineWriter]) -> Iterator[Batch]:
         """Write the documents of the findings that are complete, or have grown."""
@@ -343,3 +424,7 @@ class ToEcs(Sink):
         for finding in findings.flush():
             file.write(encode_ecs(finding) + b"\n")
         return iter(())
+
+    def sync(self, state: tuple[FindingBuilder, LineWriter]) -> Mapping[str, bytes] | None:
+        """Write the documents to disk."""
+        return sync_alert_lines(*state)

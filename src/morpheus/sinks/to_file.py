@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from io import BytesIO
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO, cast
 
+import msgspec
 import polars as pl
 from polars.exceptions import PolarsError
 
@@ -31,10 +33,17 @@ from morpheus.sinks.formats import (
     TextWriter,
     empty_json,
     encode_csv_header,
+    open_compressed,
     write_csv_rows,
     write_json_rows,
 )
-from morpheus.storage.atomic import AtomicWriter, open_output, parse_output
+from morpheus.storage.atomic import (
+    AppendedFile,
+    AtomicWriter,
+    FilePosition,
+    open_output,
+    parse_output,
+)
 from morpheus.storage.object_store import STDOUT, ObjectPath, head_object, list_dir
 from morpheus.storage.spill import SpillDir, open_temp_file
 
@@ -252,6 +261,107 @@ class _OpenFile:
     columns: FixedColumns
 
 
+class OutputPosition(msgspec.Struct, frozen=True, array_like=True):
+    """Where an endless run goes on with a file.
+
+    Attributes:
+        file: Up to where the file is complete.
+        columns: Its columns; None before the first rows, and for formats without fixed columns.
+    """
+
+    file: FilePosition
+    columns: list[str] | None = None
+
+
+def validate_durable_output(stage_name: str, filename: str, kind: str) -> None:
+    """Reject an output that an endless run with --state cannot continue.
+
+    Args:
+        stage_name: Name of the sink, for messages.
+        filename: The file.
+        kind: Its format.
+
+    Raises:
+        UsageError: It is an object or Parquet, which appears when it is complete.
+    """
+    if isinstance(parse_output(filename), ObjectPath):
+        raise UsageError(
+            f"{stage_name}: `{filename}` is an object, which appears when it is complete, and an "
+            "endless run with --state never completes it. Give a file on this machine, or "
+            f"`to-parquet --folder={filename.rpartition('/')[0]}`."
+        )
+    if kind == "parquet":
+        raise UsageError(
+            f"{stage_name}: `{filename}` is Parquet, which is only readable when complete, and an "
+            "endless run with --state never completes it. Give `.csv` or `.jsonl`, or "
+            "`to-parquet --folder=FOLDER`."
+        )
+
+
+class AppendedOutput:
+    """A file of an endless run. Each part of the rows is on disk before the next one is taken.
+
+    Args:
+        place: The file.
+        position: What `sync` has returned before; empty for a new file.
+        compression: `.gz`, `.zst`, or empty. Each part is then compressed by itself; the parts
+            one after the other are a file that every program can read.
+    """
+
+    def __init__(self, place: Path, position: Mapping[str, bytes], compression: str) -> None:
+        data = position.get("")
+        known = None if data is None else msgspec.msgpack.decode(data, type=OutputPosition)
+        self.columns = None if known is None else known.columns
+        self._file = AppendedFile(place, None if known is None else known.file)
+        self._compression = compression
+        self._part = BytesIO()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was written to the file."""
+        return self._file.is_empty and not self._part.tell()
+
+    def write(self, data: bytes) -> None:
+        """Add to the part."""
+        self._part.write(data)
+
+    def sync(self, columns: list[str] | None = None) -> dict[str, bytes]:
+        """Write the part to disk, and return the position after it."""
+        if self._part.tell():
+            packed = BytesIO()
+            file = open_compressed(cast("BinaryIO", packed), self._compression)
+            file.write(self._part.getvalue())
+            if file is not packed:
+                file.close()
+            self._file.write(packed.getvalue())
+            self._part = BytesIO()
+        position = OutputPosition(self._file.sync(), columns)
+        return {"": msgspec.msgpack.encode(position)}
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+@dataclass(frozen=True)
+class _DurableFile:
+    """The file of an endless run, and the columns that its first rows decide."""
+
+    output: AppendedOutput
+    columns: FixedColumns
+    encode_rows: Callable[[pl.DataFrame, IO[bytes]], None]
+    encode_header: Callable[[list[str]], bytes] | None
+
+    def write(self, frame: pl.DataFrame) -> None:
+        """Format rows, after the header in a new file."""
+        rows = self.columns.conform(frame)
+        if self.encode_header is not None and self.output.is_empty:
+            self.output.write(self.encode_header(rows.columns))
+        text = BytesIO()
+        self.encode_rows(rows, text)
+        self.output.write(text.getvalue())
+
+
 @dataclass(frozen=True)
 class ToFile(Sink):
     """Write the rows to a file, atomically.
@@ -319,7 +429,10 @@ class ToFile(Sink):
                 f"--flush: `{self.filename}` is an object, which appears when it is complete. "
                 "Remove --flush, or write a file on this machine."
             )
-        validate_output(self.filename, overwrite=self.overwrite, stage_name=self.name)
+        durable = self.options.durable
+        if durable:
+            validate_durable_output(self.name, self.filename, kind)
+        validate_output(self.filename, overwrite=self.overwrite or durable, stage_name=self.name)
 
     def outputs(self) -> Outputs:
         """The file, and the folder in which it appears."""
@@ -327,30 +440,62 @@ class ToFile(Sink):
         folders = [Path(os.path.realpath(p)).parent for p in written.files if isinstance(p, Path)]
         return replace(written, folders=tuple(folders))
 
-    def open(self, context: StageContext) -> _OpenFile:
-        """Open the file under a temporary name."""
+    def open(self, context: StageContext) -> _OpenFile | _DurableFile:
+        """Open the file: under a temporary name, or on an endless run where it was."""
         enter = context.resources.enter_context
         place = parse_output(self.filename)
-        draft = enter(open_output(place, PolarsError, streams=self.flush_rows))
+        if context.position is not None and isinstance(place, Path):
+            return self._open_durable(place, context)
+        streams = self.flush_rows or context.position is not None
+        draft = enter(open_output(place, PolarsError, streams=streams))
         columns = FixedColumns(self.name, include_row_number=self.include_index_col)
         return _OpenFile(draft, enter(self._make_writer(draft)), columns)
 
-    def process(self, batch: OutputRows, state: _OpenFile) -> Iterator[OutputRows]:
+    def _open_durable(self, place: Path, context: StageContext) -> _DurableFile:
+        position = context.position or {}
+        if not position:
+            # An existing file is wrong only if it is not continued, which `validate` cannot know.
+            validate_output(str(place), overwrite=self.overwrite, stage_name=self.name)
+        kind, compression = self._detect_format()
+        output = AppendedOutput(place, position, compression)
+        context.resources.callback(output.close)
+        is_csv = kind == "csv"
+        columns = FixedColumns(self.name, include_row_number=self.include_index_col)
+        columns.columns = output.columns
+        return _DurableFile(
+            output,
+            columns,
+            write_csv_rows if is_csv else self._write_json,
+            encode_csv_header if is_csv else None,
+        )
+
+    def process(self, batch: OutputRows, state: _OpenFile | _DurableFile) -> Iterator[OutputRows]:
         """Write the rows of a batch."""
+        if isinstance(state, _DurableFile):
+            state.write(batch.table.to_frame())
+            yield batch
+            return
         with state.draft.guard_io():
             if not isinstance(batch, EncodedChunk):
                 state.writer.write(state.columns.conform(batch.table.to_frame()))
             elif batch.path is not None:
                 state.writer.append(batch.path)
-            if self.flush_rows:
+            if self.flush_rows or self.options.durable:
                 _publish(state.draft, state.writer)
         yield batch
 
-    def flush(self, state: _OpenFile) -> Iterator[OutputRows]:
+    def flush(self, state: _OpenFile | _DurableFile) -> Iterator[OutputRows]:
         """Complete the file."""
-        with state.draft.guard_io():
-            state.writer.finish()
+        if isinstance(state, _OpenFile):
+            with state.draft.guard_io():
+                state.writer.finish()
         return iter(())
+
+    def sync(self, state: _OpenFile | _DurableFile) -> Mapping[str, bytes] | None:
+        """Write the rows to disk. Without --flush, a file appears when the run ends."""
+        if isinstance(state, _DurableFile):
+            return state.output.sync(state.columns.columns)
+        return {} if self.flush_rows or self.options.durable else None
 
     def encoder(self, first: OutputRows, spill: SpillDir) -> Transform | None:
         """Rows can be formatted anywhere, if they have the columns of the first ones."""

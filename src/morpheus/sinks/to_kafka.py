@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from morpheus.core.batch import Batch, OutputRows, RunMetrics, Scored
-from morpheus.core.stage import Outputs, Sink, StageContext, option
+from morpheus.core.stage import Outputs, Requirements, Sink, StageContext, option
 from morpheus.errors import UsageError
 from morpheus.sinks.alert import make_finding_builder
 from morpheus.sinks.alert_formats import FORMATS, ROW_FORMAT, AlertSerializer
@@ -242,6 +242,7 @@ class ToKafka(Sink):
 
     name = "to-kafka"
     takes = (Scored, OutputRows)
+    needs = Requirements(card=True)
 
     output_topic: str = option("", "Topic to send to.", required=True)
     bootstrap_servers: str = option(
@@ -294,13 +295,16 @@ class ToKafka(Sink):
         """Connect, and send the events that an earlier run has kept."""
         delivery = context.resources.enter_context(self._make_delivery().open())
         return AlertSerializer(
-            self.content.lower(), make_finding_builder(self), self.json_times.lower()
+            self.content.lower(),
+            make_finding_builder(self, context.position),
+            self.json_times.lower(),
         ), delivery
 
     def process(self, batch: Batch, state: tuple[AlertSerializer, Delivery]) -> Iterator[Batch]:
         """Send the events of a batch; on an unbounded input at once, otherwise some together."""
         serializer, delivery = state
-        delivery.send(serializer.serialize(batch), at_once=self.options.unbounded)
+        at_once = self.options.unbounded and not self.options.durable  # else `sync` sends the rest
+        delivery.send(serializer.serialize(batch), at_once=at_once)
         yield batch
 
     def flush(self, state: tuple[AlertSerializer, Delivery]) -> Iterator[Batch]:
@@ -309,6 +313,12 @@ class ToKafka(Sink):
         delivery.send(serializer.flush(), at_once=False)
         delivery.finish()
         return iter(())
+
+    def sync(self, state: tuple[AlertSerializer, Delivery]) -> Mapping[str, bytes]:
+        """Send the events that wait, so that the receiver or the dead letters have all."""
+        serializer, delivery = state
+        delivery.send((), at_once=True)
+        return serializer.findings.take_changes()
 
     def commit(self, metrics: RunMetrics) -> None:  # noqa: ARG002 - as in `Sink`
         """Fail if anything was not taken, now that every sink has its rows."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ from morpheus.errors import TransientError, UsageError
 from morpheus.sinks.formats import COMPRESSED_SUFFIXES, FORMAT_BY_EXTENSION
 from morpheus.sinks.to_file import FixedColumns
 from morpheus.storage.atomic import (
+    Store,
     TempFolder,
     create_file,
     hold_folder,
@@ -34,6 +37,7 @@ from morpheus.storage.object_store import (
     is_object_url,
     list_dir,
     list_recursive,
+    parse_location,
     write_object,
 )
 from morpheus.storage.spill import SpillDir
@@ -49,6 +53,9 @@ TIME_KEYS = {"date": "%Y-%m-%d", "year": "%Y", "month": "%m", "day": "%d", "hour
 _KEY_COLUMN = "_partition_{}_"
 _ROW_GROUP_SIZE = 1 << 16  # fixed, so that the bytes do not depend on threads
 _MAX_FOLDER_NAME = 200  # maximum bytes of a folder's name; file systems end at 255
+_PART_NAME = re.compile(r"part-(\d+)\.parquet")
+_PART_SECONDS = 60.0
+"""Seconds after which the rows of an endless run become files, although they are few."""
 _MAX_UPLOADS = 8  # uploads at the same time
 
 
@@ -124,6 +131,21 @@ def _folder_name(key: str, value: object) -> str:
 
 def _part_name(number: int) -> str:
     return f"part-{number:05}.parquet"
+
+
+def _part_number(name: str) -> int:
+    """Return the number of a file that `_part_name` has named; -1 for another file."""
+    match = _PART_NAME.fullmatch(PurePosixPath(name).name)
+    return int(match[1]) if match else -1
+
+
+def _list_parts(target: str) -> list[str]:
+    """List the Parquet files of a data set, relative to its folder."""
+    place = parse_location(target)
+    if isinstance(place, ObjectPath):
+        start = len((place / "").key)
+        return [path.key[start:] for path in list_recursive(place)]
+    return [path.relative_to(place).as_posix() for path in place.rglob("*.parquet")]
 
 
 def write_partitions(folder: Path, frame: pl.DataFrame, keys: Sequence[str], number: int) -> None:
@@ -281,16 +303,34 @@ class ToParquet(Sink):
                 f"--folder: `{self.folder}` is a file. Give a folder, or move the file."
             )
         open_store(self.folder).check_access()
+        if not self.options.durable:
+            self._check_empty()
+
+    def open(self, context: StageContext) -> _PartitionWriter:
+        """Open the data set."""
+        if context.position is not None:
+            return self._open_durable(context, context.position)
+        folder = context.resources.enter_context(atomic_dataset(self.folder))
+        return _PartitionWriter(folder, self.partition_by)
+
+    def _check_empty(self) -> None:
         if _is_not_empty(self.folder) and not self.overwrite:
             raise UsageError(
                 f"--folder: `{self.folder}` is not empty. Give `to-parquet --overwrite` to replace "
                 "its content, or another --folder."
             )
 
-    def open(self, context: StageContext) -> _PartitionWriter:
-        """Open the data set."""
-        folder = context.resources.enter_context(atomic_dataset(self.folder))
-        return _PartitionWriter(folder, self.partition_by)
+    def _open_durable(
+        self, context: StageContext, position: Mapping[str, bytes]
+    ) -> _PartitionWriter:
+        """Go on with a data set that grows by files. Files after the position are replaced."""
+        store, first = open_store(self.folder), int(position.get("", b"0"))
+        if not position:
+            self._check_empty()
+        stale = [name for name in _list_parts(self.folder) if _part_number(name) >= first]
+        store.remove(stale)
+        folder = context.resources.enter_context(SpillDir()).folder
+        return _PartitionWriter(folder, self.partition_by, files_written=first, store=store)
 
     def process(self, batch: OutputRows, state: _PartitionWriter) -> Iterator[OutputRows]:
         """Write the rows of a batch."""
@@ -299,8 +339,20 @@ class ToParquet(Sink):
 
     def flush(self, state: _PartitionWriter) -> Iterator[OutputRows]:
         """Write the rows that are left."""
-        state.finish()
+        if state.store is None:
+            state.finish()
+        state.published = float("-inf")  # the rows that are left need not wait any longer
         return iter(())
+
+    def sync(self, state: _PartitionWriter) -> Mapping[str, bytes] | None:
+        """Publish the rows as files, once there are enough or a minute has passed."""
+        if state.store is None:
+            return None  # the folder appears when the run ends
+        waited = time.monotonic() - state.published
+        if state.buffered_rows < ROWS_PER_FILE and waited < _PART_SECONDS:
+            return None
+        state.publish()
+        return {"": str(state.files_written).encode()}
 
 
 @dataclass
@@ -316,13 +368,15 @@ class _PartitionWriter:
     buffer: list[pl.DataFrame] = field(default_factory=list)
     buffered_rows: int = 0
     files_written: int = 0
+    store: Store | None = None
+    published: float = field(default_factory=time.monotonic)
 
     def add(self, batch: OutputRows) -> None:
         """Add rows. The files do not depend on how rows are cut into batches."""
         rows = add_partition_keys(batch.table.to_frame(), batch.user, self.keys)
         self.buffer.append(self._conform(rows))
         self.buffered_rows += rows.height
-        if self.buffered_rows >= ROWS_PER_FILE:
+        if self.store is None and self.buffered_rows >= ROWS_PER_FILE:
             joined = pl.concat(self.buffer)
             whole = joined.height - joined.height % ROWS_PER_FILE
             for part in joined.head(whole).iter_slices(ROWS_PER_FILE):
@@ -335,6 +389,16 @@ class _PartitionWriter:
             self._write_files(pl.concat(self.buffer))
         elif self.buffer and not self.files_written:
             self._write_empty_file(self.buffer[0])
+
+    def publish(self) -> None:
+        """Write the buffered rows to a file in each of their partitions, complete or not at all."""
+        if self.buffered_rows and self.store is not None:
+            self._write_files(pl.concat(self.buffer))
+            for path in sorted(self.folder.rglob("*.parquet")):
+                self.store.write(path.relative_to(self.folder).as_posix(), path.read_bytes())
+                path.unlink()
+            self.buffer, self.buffered_rows = [], 0
+        self.published = time.monotonic()
 
     def _conform(self, frame: pl.DataFrame) -> pl.DataFrame:
         rows = self.fixed_columns.conform(frame)

@@ -43,7 +43,7 @@ class ToReport(Sink):
     name = "to-report"
     takes = (OutputRows,)
     gives = OutputRows
-    needs = Requirements(dropped_stats=True)
+    needs = Requirements(dropped_stats=True, card=True)
 
     filename: str = option(
         "",

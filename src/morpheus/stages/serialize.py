@@ -6,11 +6,12 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import blake2b
 
 import msgspec
 import polars as pl
 
-from morpheus.columns import ROW
+from morpheus.columns import ROW, ROW_ID, TIME
 from morpheus.core.batch import Batch, OutputRows, Table
 from morpheus.core.stage import StageContext, Transform, option
 from morpheus.core.state import State
@@ -18,6 +19,8 @@ from morpheus.errors import UsageError
 from morpheus.text import ColumnPattern, suggest
 
 logger = logging.getLogger(__name__)
+
+_ID_BYTES = 12
 
 
 class SerializeState(State):
@@ -38,7 +41,8 @@ class SerializeState(State):
 class Serialize(Transform):
     r"""Choose the columns that are written.
 
-    Takes events at any point of the pipeline and keeps the chosen columns, in their order. A
+    Takes events at any point of the pipeline and keeps the chosen columns, in their order. On an
+    endless input with --state, `row_id` is added: a row that is written again has the same id. A
     pattern is a regular expression that is matched at the start of a column name. The unnamed first
     column always stays; `to-file --include-index-col=false` leaves it out.
 
@@ -79,7 +83,24 @@ class Serialize(Transform):
             columns = state.columns
         state.columns = columns
         table = _select_columns(batch.table, columns)
+        if self.options.durable and {ROW, TIME} <= set(batch.table.names):
+            table = table.with_columns([_make_row_ids(batch)])
         yield batch.evolve(OutputRows, table=table, fingerprint=None)
+
+
+def _make_row_ids(batch: Batch) -> pl.Series:
+    """Return an id of each row: a digest of user, row number and time.
+
+    A row that is written again after a crash has the same id.
+    """
+    start = blake2b((batch.user or "").encode(), digest_size=_ID_BYTES)
+    start.update(b"" if batch.user is None else b"=")
+    ids = []
+    for number, time in zip(batch.table[ROW].to_list(), batch.table.times_us.tolist(), strict=True):
+        digest = start.copy()
+        digest.update(b"%d %d" % (number, time))
+        ids.append(digest.hexdigest())
+    return pl.Series(ROW_ID, ids, pl.String)
 
 
 @lru_cache(maxsize=16)

@@ -35,6 +35,8 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import BinaryIO, Protocol, Self
 
+import msgspec
+
 from morpheus.errors import TransientError, UsageError
 from morpheus.storage.object_store import (
     STDOUT,
@@ -429,6 +431,100 @@ class AtomicWriter:
         self.file.flush()
         if self._durable:
             os.fsync(self.file.fileno())
+
+
+class FilePosition(msgspec.Struct, frozen=True, array_like=True):
+    """Up to where a file that grows is complete.
+
+    Attributes:
+        inode: The file.
+        size: Its size in bytes.
+    """
+
+    inode: int
+    size: int
+
+
+class AppendedFile:
+    """A file that grows for as long as a run goes on, and the next run continues.
+
+    A program that rotates logs may rename or truncate it at any time.
+
+    Args:
+        path: The file. A symbolic link is followed.
+        position: Up to where an earlier run has written the file. What follows is removed: the end
+            of a run that was killed. None to replace an existing file.
+
+    Raises:
+        TransientError: The file cannot be created or written.
+    """
+
+    def __init__(self, path: Path, position: FilePosition | None) -> None:
+        self.path = Path(os.path.realpath(path))
+        with self.guard_io():
+            make_folders(self.path.parent)
+            if position is None:
+                self.path.unlink(missing_ok=True)
+            self._open(position)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was written to it."""
+        return not self._size
+
+    def write(self, data: bytes) -> None:
+        """Append bytes."""
+        with self.guard_io():
+            self._file.write(data)
+            self._size += len(data)
+
+    def sync(self) -> FilePosition:
+        """Write everything to disk, and return up to where the file is complete.
+
+        If the file was renamed or removed, the next bytes go to a new file of its name.
+        """
+        with self.guard_io():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            found = os.fstat(self._file.fileno())
+            self._size = found.st_size  # it may have been truncated
+            if not self._is_in_place(found.st_ino):
+                self._file.close()
+                self._open(None)
+                found = os.fstat(self._file.fileno())
+            return FilePosition(found.st_ino, found.st_size)
+
+    def close(self) -> None:
+        """Close the file. Bytes after the last `sync` may be incomplete."""
+        self._file.close()
+
+    @contextmanager
+    def guard_io(self) -> Iterator[None]:
+        """Turn errors of the disk into an error that says what to do."""
+        try:
+            yield
+        except OSError as error:
+            raise TransientError(
+                f"Cannot write `{self.path}`: {error.strerror or error}. Free disk space, fix the "
+                "folder's permissions, or choose another path."
+            ) from error
+
+    def _open(self, position: FilePosition | None) -> None:
+        existed = self.path.exists()
+        self._file = create_file(self.path, append=True)
+        found = os.fstat(self._file.fileno())
+        if position is not None and found.st_ino == position.inode:
+            # A shorter file was truncated by a program that rotates logs.
+            os.ftruncate(self._file.fileno(), min(position.size, found.st_size))
+        if not existed:
+            sync_folder(self.path.parent)
+        self._size = os.fstat(self._file.fileno()).st_size
+
+    def _is_in_place(self, inode: int) -> bool:
+        try:
+            return self.path.stat().st_ino == inode
+        except FileNotFoundError:
+            return False
 
 
 @contextmanager
