@@ -72,6 +72,7 @@ OWNERS = {
     "docs/derived-columns.md": "test_docs::test_the_page_of_derived_columns_lists_all",
     "docs/differences.md": "test_docs::test_options_in_the_text_exist",
     "docs/evidence.md": "report/test_evidence::test_the_documentation_shows_what_the_page_writes",
+    "docs/how-to/bucket-stream.md": "services/test_how_to::test_the_page_of_a_bucket_follows_it",
     "docs/how-to/index.md": "test_docs::test_a_page_of_links_has_all_pages_of_its_section",
     "docs/how-to/kafka.md": "services/test_how_to::test_the_page_of_kafka_sends_messages",
     "docs/how-to/opensearch.md": "services/test_how_to::test_the_page_of_opensearch_sends_alerts",

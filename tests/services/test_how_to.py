@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import boto3
 import pytest
 
 from lakes import Lake
-from pages import DOCS, ROOT, copy_examples, run_page
+from pages import DOCS, ROOT, Program, copy_examples, find_blocks, run_page, run_programs
 from services.listener import listening
 from services.noida import noida, read_topic
+from services.queues import REGION, LogQueue
 
 HOW_TO = DOCS / "how-to"
 
@@ -83,3 +86,59 @@ def test_the_page_of_s3_reads_a_bucket(lake: Lake, tmp_path: Path, warm_morpheus
     assert "Scored      2025-03-17 to 2025-03-17: 1 day" in output
     assert lake.names("alerts") == ["alerts/2025-03-17.jsonl"]
     assert any(name.startswith("models/") for name in lake.names("models"))
+
+
+@pytest.mark.parametrize("way", ["--sqs_queue", "--watch_directory"])
+def test_the_page_of_a_bucket_follows_it(
+    lake: Lake, tmp_path: Path, warm_morpheus: Path, way: str
+) -> None:
+    script = str(ROOT / "examples" / "make_fleet.py")
+    size = ["--users=8", "--days=15", "--training=14", "--form=json"]
+    command = [sys.executable, script, "--into", str(tmp_path / "fleet"), *size]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    blocks = find_blocks((HOW_TO / "bucket-stream.md").read_text(encoding="utf-8"))
+    documents = [json.loads(body) for kind, body, _ in blocks if kind == "json"]
+    queue = set_up_queue(*documents)
+    logs = list((tmp_path / "fleet" / "json" / "scored").rglob("*.gz"))
+    for path in logs:
+        lake.put(f"AWSLogs/{path.as_posix().partition('/AWSLogs/')[2]}", path.read_bytes())
+    train = (
+        "morpheus run pipeline-ae --userid_column_name=@actor "
+        "from-cloudtrail --input_glob=fleet/json/training train-ae --models_output_filename=models"
+    )
+    programs = [body for kind, body, _ in blocks if kind == "sh" and "morpheus run" in body]
+    [follow] = [body for body in programs if way in body]
+    for old, new in {
+        "s3://my-logs/AWSLogs/": f"s3://lake/AWSLogs/ --max_files={len(logs)}",
+        "https://sqs.us-east-1.amazonaws.com/123456789012/morpheus-logs": queue.url,
+    }.items():
+        follow = follow.replace(old, new)
+    bash = ("bash", "-euo", "pipefail")
+    shell = [Program(bash, train), Program(bash, follow)]
+    list(run_programs(shell, tmp_path, warm_morpheus, os.environ))
+    alerts = (tmp_path / "alerts.jsonl").read_text().splitlines()
+    assert alerts
+    assert all(json.loads(line)["eventTime"].startswith("2025-03-17") for line in alerts)
+    left = queue.client.receive_message(QueueUrl=queue.url, MaxNumberOfMessages=10)
+    assert len(left.get("Messages", ())) == (0 if way == "--sqs_queue" else len(logs))
+
+
+def set_up_queue(
+    attributes: dict[str, str],
+    notification: dict[str, list[dict[str, str]]],
+    policy: dict[str, object],
+) -> LogQueue:
+    """Make the queue of the page, let the bucket tell it of new objects, and check the policies."""
+    sqs = boto3.client("sqs", region_name=REGION)
+    url = sqs.create_queue(QueueName="morpheus-logs", Attributes=attributes)["QueueUrl"]
+    boto3.client("iam", region_name=REGION).create_policy(
+        PolicyName="logs", PolicyDocument=json.dumps(policy)
+    )
+    assert json.loads(attributes["Policy"])["Statement"][0]["Action"] == "sqs:SendMessage"
+    boto3.client("s3", region_name=REGION).put_bucket_notification_configuration(
+        Bucket="lake", NotificationConfiguration=notification
+    )
+    queue = LogQueue(sqs, url, notification["QueueConfigurations"][0]["QueueArn"])
+    for message in sqs.receive_message(QueueUrl=url).get("Messages", ()):
+        sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+    return queue

@@ -314,9 +314,3 @@ def test_unreachable_server_is_reported(lake: Lake, monkeypatch: pytest.MonkeyPa
         TransientError, match=r"http://127.0.0.1:9 cannot be reached.*AWS_ENDPOINT_URL"
     ):
         FileDiscovery("s3://lake/AWSLogs/").require()
-
-
-def test_watching_a_bucket_is_rejected_with_what_to_do() -> None:
-    source = FromCloudtrail(input_glob="s3://lake/AWSLogs/", watch_directory=True)
-    with pytest.raises(UsageError, match=r"--watch_directory: .*--duration 1h"):
-        source.validate()

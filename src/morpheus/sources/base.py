@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from itertools import chain, islice
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Self, cast
 
 import msgspec
 
@@ -197,6 +198,7 @@ class Source(Stage):
         raise NotImplementedError
 
 
+MIN_LOOK_BACK = timedelta(minutes=1)
 INPUT_HELP = (
     "Files to read: a glob in quotes, a file or a folder, on this machine or in an object store "
     "(`s3://`, `gs://`, `az://`)."
@@ -222,7 +224,8 @@ class FileSource(Source):
     )
     watch_directory: bool = option(
         False,
-        "Watch the directory for new files, and for lines that are appended to files.",
+        "Watch the directory for new files, and for lines that are appended to files. A folder of "
+        "an object store is listed again and again.",
     )
     max_files: int | None = option(
         None,
@@ -255,8 +258,39 @@ class FileSource(Source):
     )
     batch_timeout: float = option(
         5.0,
-        "With --watch_directory: seconds to wait for more new files before reading them.",
+        "With --watch_directory or --sqs_queue: seconds to wait for more new files before reading "
+        "them.",
         min=0.0,
+    )
+    watch_interval: float = option(
+        60.0,
+        "With --watch_directory on an object store: seconds between two listings.",
+        min=1.0,
+    )
+    sqs_queue: str | None = option(
+        None,
+        "URL of a queue of Amazon SQS that gets the notifications of new objects. The input has no "
+        "end: objects that match --input_glob are read as they are announced.",
+    )
+    sqs_visibility_timeout: int = option(
+        300,
+        "With --sqs_queue: seconds for which a message is hidden from other readers. It is "
+        "extended while the message is in work.",
+        min=10,
+        max=43_200,
+    )
+    sqs_max_receives: int = option(
+        5,
+        "With --sqs_queue: how often a message is received whose object cannot be read. Then it "
+        "goes to the queue's own dead-letter queue, or to --sqs_quarantine if there is none.",
+        min=1,
+    )
+    sqs_quarantine: str = option(
+        "sqs-quarantine.jsonl",
+        "With --sqs_queue: file that gets the messages whose objects cannot be read, one JSON "
+        "object per line.",
+        path=True,
+        location="local",
     )
     start_time: str | None = option(
         None,
@@ -280,7 +314,8 @@ class FileSource(Source):
     look_back: str = option(
         "1d",
         "With --state and a time range: how long before the time range events are taken that no "
-        "earlier run has taken.",
+        "earlier run has taken. With --watch_directory on an object store: how late an object can "
+        "become visible, or arrive in the folder of a day that is over, and is still found.",
     )
     delivery_delay: str | None = option(
         None,
@@ -346,29 +381,67 @@ class FileSource(Source):
                 "--repeat reads files again and --watch_directory waits for new ones. Use only one "
                 "of them."
             )
-        if self.watch_directory and any(map(is_object_url, self._globs)):
-            raise UsageError(
-                "--watch_directory: only local folders can be watched. For a bucket, start a run "
-                "every hour with `--duration 1h`."
-            )
-        for folder in self._globs if self.watch_directory else ():
-            if is_delta_table(Path(folder)):
-                raise UsageError(
-                    f"--watch_directory: `{folder}` is a Delta table, whose files may be "
-                    "rewritten. Start a run every hour with `--duration 1h`."
-                )
-        if self.watch_directory and self.lag is not None:
-            raise UsageError(
-                "--lag: a watched directory has no end. Leave out --lag or --watch_directory."
-            )
+        self._check_watching()
+        if self.is_unbounded() and self.lag is not None:
+            name = "a watched directory" if self.watch_directory else "a queue"
+            option = "--watch_directory" if self.watch_directory else "--sqs_queue"
+            raise UsageError(f"--lag: {name} has no end. Leave out --lag or {option}.")
         parse_allowance(self.look_back, option="--look_back")
         self._make_training_range(self._make_time_range())
         check_time_format(self.time_format, "--time_format")
         check_timezone(self.options.timezone, "--timezone")
 
+    def _check_watching(self) -> None:
+        """Reject an input without end that cannot be read."""
+        remote = [glob for glob in self._globs if is_object_url(glob)]
+        if self.sqs_queue is not None:
+            self._check_queue()
+        if not self.watch_directory:
+            return
+        if remote and len(remote) < len(self._globs):
+            raise UsageError(
+                "--watch_directory: some of --input_glob are folders, some are in an object store. "
+                "Start one run for each."
+            )
+        for folder in () if remote else self._globs:
+            if is_delta_table(Path(folder)):
+                raise UsageError(
+                    f"--watch_directory: `{folder}` is a Delta table, whose files may be "
+                    "rewritten. Start a run every hour with `--duration 1h`."
+                )
+        if remote and parse_allowance(self.look_back, option="--look_back") < MIN_LOOK_BACK:
+            raise UsageError(
+                f"--look_back: `{self.look_back}` is too short for a watched bucket, in which "
+                "objects can become visible late. Give `1m` or more."
+            )
+
+    def _check_queue(self) -> None:
+        from morpheus.sources.sqs import check_queue_url  # noqa: PLC0415 - only for queues
+
+        check_queue_url(self.sqs_queue or "")
+        if self.watch_directory:
+            raise UsageError(
+                "--sqs_queue: the queue announces new objects, and --watch_directory lists them. "
+                "Use only one of them."
+            )
+        if self.repeat > 1:
+            raise UsageError("--repeat reads files again, and the input of --sqs_queue has no end.")
+        others = [glob for glob in self._globs if not glob.startswith("s3://")]
+        if others:
+            raise UsageError(
+                f"--sqs_queue: `{others[0]}` is not in S3. Give the folder of the bucket, such as "
+                "--input_glob=s3://BUCKET/AWSLogs/."
+            )
+
     def is_unbounded(self) -> bool:
-        """Return whether a directory is watched."""
-        return self.watch_directory
+        """Return whether a directory is watched, or a queue is read."""
+        return self.watch_directory or self.sqs_queue is not None
+
+    @property
+    def _follows_bucket(self) -> bool:
+        return self.sqs_queue is not None or (
+            self.watch_directory and any(map(is_object_url, self._globs))
+        )
 
     def overlaps_input(self, path: Path | ObjectPath, training_input: Values | None) -> bool:
         """Return whether one of the globs matches an existing file."""
@@ -391,19 +464,29 @@ class FileSource(Source):
         state: PartitionState | None = None,
     ) -> Iterator[Events]:
         """Read the input, one user at a time, each in time order; see `Source.events`."""
+        if self._follows_bucket:
+            state = state or PartitionState.restore({})
+            return (
+                cast("Events", batch)
+                for micro_batch in self.micro_batches(training_input, metrics, {})
+                for part in micro_batch.partitions
+                for batch in part.events(metrics, state)
+            )
         return self._make_ingest().events(training_input, metrics, state)
 
     def micro_batches(
         self, training_input: Values | None, metrics: RunMetrics, offsets: Mapping[str, bytes]
     ) -> Iterator[MicroBatch]:
-        """Watch the directory; see `Source.micro_batches`."""
+        """Watch the directory or the bucket; see `Source.micro_batches`."""
+        if self._follows_bucket:
+            return self._follow_bucket(training_input, metrics, offsets)
         return self._make_ingest().micro_batches(training_input, metrics, offsets)
 
     def partitions(
         self, training_input: Values | None, metrics: RunMetrics, pool: WorkerPool | Cluster
     ) -> AbstractContextManager[Sequence[Partition]]:
         """Read the input and divide the users into partitions; see `Source.partitions`."""
-        if self.watch_directory:
+        if self.is_unbounded():
             return super().partitions(training_input, metrics, pool)
         return self._make_ingest().partitions(training_input, metrics, pool)
 
@@ -455,7 +538,9 @@ class FileSource(Source):
             plausible_times=PlausibleTimes.from_option(self.implausible_time),
             limits=ReadLimits(self.max_file_size, self.max_columns, max_records=self.max_records),
             all_columns=self.all_columns,
-            watcher=self._make_watcher() if self.watch_directory else None,
+            watcher=None
+            if self._follows_bucket or not self.watch_directory
+            else self._make_watcher(),
             frames=self.frames,
             memory=self.memory,
             marks_late=self.lag is not None,
@@ -463,7 +548,7 @@ class FileSource(Source):
 
     def resume(self, saved: bytes | None) -> Self:
         """Return the source with the memory of earlier runs; see `Source.resume`."""
-        has_memory = not self.watch_directory and self.frames is None and self.repeat == 1
+        has_memory = not self.is_unbounded() and self.frames is None and self.repeat == 1
         if not has_memory or self._make_time_range() is None:
             return self
         look_back = parse_allowance(self.look_back, option="--look_back")
@@ -500,6 +585,30 @@ class FileSource(Source):
             max_files=limit,
             detect_type=files.detect_type,
         )
+
+    def _follow_bucket(
+        self, training_input: Values | None, metrics: RunMetrics, offsets: Mapping[str, bytes]
+    ) -> Iterator[MicroBatch]:
+        from morpheus.sources.bucket import BucketLister, ObjectFeed, ObjectStream  # noqa: PLC0415 - only for buckets
+        from morpheus.sources.sqs import Quarantine, SqsFeed, SqsQueue  # noqa: PLC0415 - the same
+
+        ingest = self._make_ingest()
+        files = replace(ingest.files, max_files=None)
+        feed: ObjectFeed
+        if self.sqs_queue is None:
+            look_back = parse_allowance(self.look_back, option="--look_back")
+            feed = BucketLister(files, look_back, self.watch_interval)
+        else:
+            feed = SqsFeed(
+                files,
+                SqsQueue(self.sqs_queue, self.sqs_visibility_timeout),
+                Quarantine(Path(self.sqs_quarantine)),
+                self.sqs_max_receives,
+                self.batch_timeout,
+            )
+        limit = None if self.max_files in {None, -1} else self.max_files
+        ingest = replace(ingest, options=replace(self.options, unbounded=True))
+        return ObjectStream(ingest, feed, metrics, limit).micro_batches(training_input, offsets)
 
 
 def _is_same_file(found: Path | ObjectPath, path: Path | ObjectPath) -> bool:

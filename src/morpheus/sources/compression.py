@@ -29,7 +29,12 @@ import zstandard
 from isal import igzip, igzip_lib
 
 from morpheus.errors import RecordError, UsageError
-from morpheus.storage.object_store import ObjectPath, read_object, stream_object
+from morpheus.storage.object_store import (
+    ObjectPath,
+    download_object,
+    read_object,
+    stream_object,
+)
 from morpheus.storage.spill import SpillDir, open_temp_file
 
 if TYPE_CHECKING:
@@ -330,6 +335,31 @@ def _read_object(path: ObjectPath) -> bytes:
                 file.write(content)
             _keep(Path(file.name), kept)
     return content
+
+
+def keep_object(path: ObjectPath) -> ObjectPath:
+    """Download an object to the folder of `keep_objects`.
+
+    Returns:
+        The object as it was downloaded. `read_bytes` and `read_blocks` then read the copy.
+
+    Raises:
+        FileNotFoundError: It does not exist.
+        UsageError: The bucket does not exist, or access is denied.
+        TransientError: The object store does not answer, or the disk is full.
+    """
+    gone: FileNotFoundError | None = None
+    with open_temp_file(Path(os.environ[KEPT_OBJECTS])) as file:
+        try:
+            found = download_object(path, file, BLOCK_SIZE)
+        except FileNotFoundError as error:
+            gone = error  # an error of the file would look like a full disk
+    if gone is not None:
+        raise gone
+    kept = _find_kept(found)
+    if kept is not None:
+        Path(file.name).replace(kept)
+    return found
 
 
 def _has_space(kept: Path, size: int) -> bool:

@@ -31,11 +31,13 @@ from morpheus.sources.compression import (
     is_rotated,
     make_read_error,
 )
-from morpheus.sources.time_range import TimeRange, parse_interval
+from morpheus.sources.time_range import TimeRange, begins_date, parse_interval
 from morpheus.storage.object_store import (
+    PAGE_SIZE,
     ObjectPath,
     head_object,
     is_object_url,
+    list_after,
     list_dir,
     list_recursive,
     storage_options,
@@ -49,6 +51,8 @@ ANY_DEPTH = "**"
 """Part of a glob that matches any number of folders."""
 _EVERYTHING_BELOW = (ANY_DEPTH, "*")
 _MAX_CONCURRENCY = 16
+_MAX_LEVELS = 12
+"""Levels of folders in which dates are looked for."""
 _SECONDS_PER_DAY = 86_400
 
 
@@ -142,6 +146,56 @@ class ObjectGlob:
         if rest[-1] == ANY_DEPTH:
             rest.append("*")
         return GlobNode(path.with_key("/".join(parts[:first])), tuple(rest))
+
+    def find_branches(self) -> dict[ObjectPath, bool]:
+        """Find folders that contain all matching objects, such as one per account and region.
+
+        They are the folders whose subfolders are dates, and those without subfolders. Folders in
+        `skip_dirs` are left out.
+
+        Returns:
+            For each folder, whether only the objects directly in it are meant.
+
+        Raises:
+            UsageError: The bucket does not exist, or listing it is denied.
+            TransientError: The object store does not respond.
+        """
+        branches, level = dict[ObjectPath, bool](), [self.get_root_node()]
+        with ThreadPoolExecutor(_MAX_CONCURRENCY) as pool:
+            for _ in range(_MAX_LEVELS):
+                next_level: list[GlobNode] = []
+                for node, found in zip(level, pool.map(self._find_folders, level), strict=True):
+                    children, has_objects = found
+                    next_level += children
+                    if has_objects or not children:
+                        branches[node.folder] = bool(children)
+                level = next_level
+        return branches | {node.folder: False for node in level}
+
+    def _find_folders(self, node: GlobNode) -> tuple[list[GlobNode], bool]:
+        """Return the subfolders in which to look for branches, and whether there are objects."""
+        head, *rest = node.pattern
+        if rest and head != ANY_DEPTH and not has_magic(head):
+            return [GlobNode(node.folder / head, tuple(rest))], False
+        first = next(list_after(node.folder), [])
+        if len(first) == PAGE_SIZE and all(path.parent == node.folder for path in first):
+            return [], True  # its objects may be too many to list at once
+        folders, objects = list_dir(node.folder)
+        if any(begins_date(folder.name) for folder in folders):
+            return [], bool(objects)
+        logs = [folder for folder in folders if folder.name not in self.skip_dirs]
+        children = [child for folder in logs for child in self._iter_child_nodes(node, folder)]
+        return children, bool(objects)
+
+    def matches(self, path: ObjectPath) -> bool:
+        """Return whether an object of the bucket matches."""
+        pattern, root = ObjectPath.parse(self.pattern), self.get_root_node()
+        if (path.scheme, path.bucket) != (pattern.scheme, pattern.bucket):
+            return False
+        if path.key == pattern.key:
+            return True
+        depth = len(root.folder.parts)
+        return path.parts[:depth] == root.folder.parts and self._matches_below(root, path)
 
     def _base_depth(self, base: ObjectPath) -> int:
         return 0 if self.time_range is None else self.time_range.base_depth(base.parts)
@@ -516,16 +570,57 @@ class FileDiscovery:
     def _find_one(self) -> DiscoveredFiles:
         problems = _WalkProblems()
         matching, outside_folders = self._find_matching(problems)
-        kinds, not_read = Counter[str](), problems.describe()
         if self._is_lake_table(matching):
-            logs, outside_folders = sorted(list_active_files(self._pattern_path(), self.option)), 0
-        else:
-            matching, kinds = self._split_kinds(matching)
-            logs = sorted(path for path in matching if self._is_log(path))
-            others = [path for path in matching.difference(logs) if _is_file(path)]
-            broken = [path for path in others if isinstance(path, Path) and not path.is_file()]
-            not_read += NotRead.describe("link to nothing", broken)
-            not_read += NotRead.describe("file with another suffix", set(others).difference(broken))
+            logs = sorted(list_active_files(self._pattern_path(), self.option))
+            return self._select(logs, 0, Counter(), problems.describe())
+        return self._sort_out(matching, outside_folders, problems.describe())
+
+    def find_branches(self) -> dict[ObjectPath, bool]:
+        """Find the folders of a bucket to list one by one; see `ObjectGlob.find_branches`."""
+        if not isinstance(self.pattern, str):
+            branches = dict[ObjectPath, bool]()
+            for each in self.split():
+                for folder, is_shallow in each.find_branches().items():
+                    branches[folder] = is_shallow and branches.get(folder, True)
+            return branches
+        found = self._make_object_glob().find_branches()
+        kinds = [re.compile(pattern) for _, pattern in self.other_files]
+        return {
+            folder: is_shallow
+            for folder, is_shallow in found.items()
+            if not any(kind.search(f"/{folder}/") for kind in kinds)
+        }
+
+    def choose(self, objects: Sequence[ObjectPath]) -> DiscoveredFiles:
+        """Choose among objects of the bucket as `find` does; those that do not match are left out.
+
+        Args:
+            objects: Objects that were listed or announced.
+        """
+        if not isinstance(self.pattern, str):
+            return DiscoveredFiles.merge([each.choose(objects) for each in self.split()], None)
+        glob = self._make_object_glob()
+        return self._sort_out({path for path in objects if glob.matches(path)}, 0, ())
+
+    def _sort_out(
+        self, matching: set[LogPath], outside_folders: int, not_read: tuple[NotRead, ...]
+    ) -> DiscoveredFiles:
+        """Select the logs among the matching files, and count the others."""
+        matching, kinds = self._split_kinds(matching)
+        logs = sorted(path for path in matching if self._is_log(path))
+        others = [path for path in matching.difference(logs) if _is_file(path)]
+        broken = [path for path in others if isinstance(path, Path) and not path.is_file()]
+        not_read += NotRead.describe("link to nothing", broken)
+        not_read += NotRead.describe("file with another suffix", set(others).difference(broken))
+        return self._select(logs, outside_folders, kinds, not_read)
+
+    def _select(
+        self,
+        logs: Sequence[LogPath],
+        outside_folders: int,
+        kinds: Counter[str],
+        not_read: tuple[NotRead, ...],
+    ) -> DiscoveredFiles:
         kept = [path for path in logs if not set(self.skip_dirs) & set(path.parts)]
         paths = kept if self.time_range is None else self._filter_time_range(kept, self.time_range)
         outside_files = len(kept) - len(paths)

@@ -464,7 +464,7 @@ class IngestRun(Generic[DatasetT, PartitionT]):
 
     @property
     def _is_unbounded(self) -> bool:
-        return self.ingest.watcher is not None
+        return self.ingest.watcher is not None or self.ingest.options.unbounded
 
     def _draw_population_sample(self, events: DatasetT) -> None:
         """Draw a sample once: of the history or, without one, of a bounded input."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import islice
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 import polars as pl
@@ -609,6 +610,47 @@ def parse_interval(folders: Sequence[str]) -> Interval | None:
     return Interval(start, _get_interval_end(start, len(parts)))
 
 
+def find_date_format(folders: Sequence[str]) -> tuple[int, str] | None:
+    """Return where the last date in folder names begins, and its format for `strftime`.
+
+    Returns:
+        Index of the first folder of the date, and the format; None if there is no date, or if
+        folders in the order of their names are not in the order of their dates.
+
+    >>> find_date_format(["eu-west-1", "2024", "05", "07"]), find_date_format(["dt=20240507", "x"])
+    ((1, '%Y/%m/%d'), (0, 'dt=%Y%m%d'))
+    >>> find_date_format(["year=2024", "month=5"]) is None
+    True
+    """
+    date = _find_last_date(folders)
+    if date is None:
+        return None
+    names = folders[date.start_index : date.end_index]
+    codes = iter(("%Y", "%m", "%d", "%H"))
+    formats = []
+    for name in names:
+        key, equals, value = name.rpartition("=")
+        if _DATE_PATTERN.match(value):
+            formats.append(f"{key}{equals}" + ("-" if "-" in value else "").join(islice(codes, 3)))
+        else:
+            formats.append(f"{key}{equals}{next(codes)}")
+    year, month, day, hour = [*date.parts, *(1, 1, 1, 0)[len(date.parts) :]]
+    try:
+        shown = datetime(year, month, day, hour, tzinfo=UTC).strftime("/".join(formats))
+    except ValueError:
+        return None
+    return (date.start_index, "/".join(formats)) if shown == "/".join(names) else None
+
+
+def begins_date(folder: str) -> bool:
+    """Return whether the name of a folder is a date or the year of one.
+
+    >>> begins_date("2024"), begins_date("dt=2024-05-31"), begins_date("eu-west-1")
+    (True, True, False)
+    """
+    return bool(_find_dates([folder]))
+
+
 @dataclass
 class _PartialDate:
     """Year, month, day and hour, as far as folder names give them.
@@ -617,11 +659,13 @@ class _PartialDate:
         parts: The numbers.
         is_partition: Whether the folders are partitions (`year=2024`).
         end_index: Index after the last folder of the date.
+        start_index: Index of its first folder.
     """
 
     parts: list[int]
     is_partition: bool
     end_index: int
+    start_index: int = 0
 
     def extend(self, name: str, value: str, index: int) -> bool:
         """Add the next part of the date, and return whether the folder has it."""
@@ -650,13 +694,16 @@ def _find_dates(folders: Sequence[str]) -> list[_PartialDate]:
         if whole and (name in DATE_KEYS if equals else value == whole[0]):
             found.append(
                 _PartialDate(
-                    [int(part) for part in whole.groups()], is_partition=True, end_index=index + 1
+                    [int(part) for part in whole.groups()],
+                    is_partition=True,
+                    end_index=index + 1,
+                    start_index=index,
                 )
             )
         elif found and found[-1].extend(name, value, index):
             continue
         elif _YEAR_PATTERN.fullmatch(value) and (name in YEAR_KEYS if equals else True):
-            found.append(_PartialDate([int(value)], is_partition=bool(equals), end_index=index + 1))
+            found.append(_PartialDate([int(value)], bool(equals), index + 1, index))
     return found
 
 

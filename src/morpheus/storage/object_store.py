@@ -10,11 +10,11 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 from urllib.parse import unquote
 
 from morpheus.errors import MorpheusError, TransientError, UsageError
@@ -176,6 +176,7 @@ class ObjectPath:
         size: Size in bytes, if it was listed.
         modified: Modification time, if it was listed.
         scheme: The object store; one of `PROVIDERS`.
+        etag: Identifies the content, if it was listed; without quotes.
     """
 
     bucket: str
@@ -183,6 +184,7 @@ class ObjectPath:
     size: int = field(default=0, compare=False)
     modified: datetime | None = field(default=None, compare=False)
     scheme: str = "s3"
+    etag: str = field(default="", compare=False)
 
     @classmethod
     def parse(cls, address: str) -> Self:
@@ -485,6 +487,33 @@ def list_dir(folder: ObjectPath) -> tuple[list[ObjectPath], list[ObjectPath]]:
     return folders, [_from_listing(folder, entry) for entry in page["objects"]]
 
 
+PAGE_SIZE = 1000
+"""Number of objects of a page of a listing, which is one request."""
+
+
+def list_after(folder: ObjectPath, start: str = "") -> Iterator[list[ObjectPath]]:
+    """List all objects below a folder, at any depth, in the order of their keys.
+
+    Args:
+        folder: The folder.
+        start: Key after which to begin; empty to begin with the first object.
+
+    Yields:
+        Pages of objects.
+
+    Raises:
+        UsageError: The bucket does not exist, or access is denied.
+        TransientError: The object store does not answer.
+    """
+    with translate_errors(folder, LIST):
+        import obstore  # noqa: PLC0415 - an extra
+
+        prefix = folder.key.rstrip("/") or None
+        store = get_object_store(folder)
+        for page in obstore.list(store, prefix, offset=start or None, chunk_size=PAGE_SIZE):
+            yield [_from_listing(folder, entry) for entry in page]
+
+
 def head_object(path: ObjectPath) -> ObjectPath | None:
     """Return an object with its size and time; None if it does not exist.
 
@@ -536,6 +565,25 @@ def stream_object(path: ObjectPath, size: int) -> Iterator[bytes]:
 
         for block in obstore.get(get_object_store(path), path.key).stream(min_chunk_size=size):
             yield bytes(block)
+
+
+def download_object(path: ObjectPath, file: IO[bytes], size: int) -> ObjectPath:
+    """Copy an object to a file, in blocks of about `size` bytes; raises as `read_object` does.
+
+    Returns:
+        The object with the size, the time and the ETag of what was copied.
+    """
+    with translate_errors(path, READ):
+        import obstore  # noqa: PLC0415 - an extra
+
+        response = obstore.get(get_object_store(path), path.key)
+        blocks = iter(response.stream(min_chunk_size=size))
+    while True:
+        with translate_errors(path, READ):
+            block = next(blocks, None)
+        if block is None:
+            return _from_listing(path, response.meta)
+        file.write(bytes(block))
 
 
 def write_object(path: ObjectPath, content: bytes | Path) -> None:
@@ -598,16 +646,20 @@ def _put(path: ObjectPath, content: bytes | Path, mode: Any) -> None:  # noqa: A
 
 
 def _from_listing(folder: ObjectPath, entry: Mapping[str, Any]) -> ObjectPath:
-    return folder.with_key(entry["path"], entry["size"], entry["last_modified"])
+    found = folder.with_key(entry["path"], entry["size"], entry["last_modified"])
+    return replace(found, etag=(entry.get("e_tag") or "").strip('"'))
 
 
 __all__ = [
+    "PAGE_SIZE",
     "STDOUT",
     "ObjectPath",
     "delete_objects",
+    "download_object",
     "get_with_etag",
     "head_object",
     "is_object_url",
+    "list_after",
     "list_dir",
     "list_recursive",
     "normalise_location",
