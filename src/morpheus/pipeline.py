@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,6 +21,7 @@ import polars as pl
 from morpheus.columns import INDEX, POPULATION_USER, ROW, TIME
 from morpheus.core.batch import (
     Batch,
+    MicroBatch,
     OutputRows,
     Partition,
     RunMetrics,
@@ -65,6 +66,8 @@ from morpheus.runtime.states import SqliteStateStore, StateStore
 from morpheus.runtime.stream import DurableStream, Stream, StreamSettings, open_outbox_tail
 from morpheus.sinks.to_file import validate_output
 from morpheus.sources.base import Source
+from morpheus.sources.spill_sort import LatenessBuffer
+from morpheus.sources.time_range import parse_allowance
 from morpheus.status import StatusFile
 from morpheus.storage.atomic import set_file_policy, start_cleanup
 from morpheus.storage.object_store import ObjectPath
@@ -267,6 +270,7 @@ class Pipeline:
         self._check_source()
         self._check_links()
         self._check_engine()
+        self._check_lateness()
         stages = self._resolve_options()
         self.options = stages[0].options
         for stage in stages:
@@ -392,8 +396,7 @@ class Pipeline:
             tail = replace(tail, stages=tuple(stages))
         last = tail.open(shared, resources)
         offsets = {} if durable is None else durable.load_offsets()
-        source = plan.source.micro_batches(_find_training_input(plan.segment), metrics, offsets)
-        shutdown = GracefulShutdown(source)
+        shutdown = GracefulShutdown(self._read_micro_batches(plan, metrics, offsets))
         for worker in workers:
             worker.start()
         micro_batches = iter(shutdown)
@@ -415,6 +418,20 @@ class Pipeline:
         stream.make_empty_batch = lambda: plan.source.make_empty_batch(metrics.columns)
         yield from progress.count(stream.run(micro_batches))
         metrics.interrupted = shutdown.stopped
+
+    def _read_micro_batches(
+        self, plan: Plan, metrics: RunMetrics, offsets: Mapping[str, bytes]
+    ) -> Iterator[MicroBatch]:
+        """Read an endless input; with an allowance for late events, in the order of time."""
+        training_input = _find_training_input(plan.segment)
+        text = self.options.allowed_lateness
+        allowance = parse_allowance(text, option="--allowed_lateness")
+        if not allowance:
+            return plan.source.micro_batches(training_input, metrics, offsets)
+        metrics.lateness = LatenessBuffer(allowance)
+        rest = metrics.lateness.restore(offsets)
+        source = plan.source.micro_batches(training_input, metrics, rest)
+        return metrics.lateness.complete(source, metrics)
 
     def _make_stream_settings(self) -> StreamSettings:
         options = self.options
@@ -501,6 +518,23 @@ class Pipeline:
             raise UsageError(
                 "--scheduler: needs --engine=dask. Type `morpheus run --engine=dask "
                 f"--scheduler={options.scheduler} ...`, or leave --scheduler out."
+            )
+
+    def _check_lateness(self) -> None:
+        """Reject an allowance for late events where none can wait for others."""
+        source, options = self.stages[0], self.options
+        allowance = parse_allowance(options.allowed_lateness, option="--allowed_lateness")
+        if not allowance:
+            return
+        if isinstance(source, Source) and not source.is_unbounded():
+            raise UsageError(
+                "--allowed_lateness: needs an input without end. Other inputs are put in order as "
+                "a whole; for runs on a schedule, use `--lag` of the source."
+            )
+        if options.state is None:
+            raise UsageError(
+                "--allowed_lateness: needs a state file, which keeps the events that wait. Add "
+                "--state=FILE."
             )
 
     def _check_bounded(self) -> None:

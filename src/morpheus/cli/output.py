@@ -646,7 +646,7 @@ def _read_lines(name: str, stats: ReadStats) -> Iterator[tuple[str, str]]:
     if parts := _list_left_out(stats):
         yield "  left out", ", ".join(parts)
     if stats.late:
-        yield "  late", f"{format_count(stats.late, 'event')} of earlier periods"
+        yield "  late", f"{format_count(stats.late, 'event')} came late"
     for text in stats.not_read:
         yield "  not read", text
     for reason in stats.refusals:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from morpheus.models.store import SavedModels
     from morpheus.models.versions import Replaced
     from morpheus.sources.source_state import PartitionState
+    from morpheus.sources.spill_sort import LatenessBuffer
     from morpheus.suppressions.rules import SuppressionCounts
 
 BatchT = TypeVar("BatchT", bound="Batch")
@@ -742,6 +743,7 @@ class RunMetrics:
         on_step: Called with each step when it begins. None if nothing shows the progress.
         on_tick: Called often while the run makes progress, with events or without. None for
             nothing.
+        lateness: Puts the events of an endless input in order; None if they stay as they come.
         stream: How an endless run goes on; None on one that ends.
     """
 
@@ -774,6 +776,7 @@ class RunMetrics:
     on_input: Callable[[InputProfile], None] | None = field(default=None, compare=False, repr=False)
     on_step: Callable[[Step], None] | None = field(default=None, compare=False, repr=False)
     on_tick: Callable[[], None] | None = field(default=None, compare=False, repr=False)
+    lateness: LatenessBuffer | None = field(default=None, compare=False, repr=False)
     stream: StreamStats | None = field(default=None, compare=False)
 
     def begin(self, step: Step) -> None:

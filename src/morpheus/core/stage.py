@@ -188,6 +188,13 @@ class PipelineOptions:
         command="pipeline-ae",
         location="local",
     )
+    allowed_lateness: str = option(
+        "0s",
+        "On an endless input with --state: how much earlier than the latest event an event may be "
+        "and is still put in order, such as `10m`. Events wait that long. Later ones are scored, "
+        "too. Adds the column `late`.",
+        command="pipeline-ae",
+    )
     checkpoint_interval: float = option(
         1.0,
         "On an endless input with --state: seconds between two checkpoints. Rows reach the outputs "

@@ -264,6 +264,8 @@ class EventKey:
         record_order: Which of several records of an event counts; None for the first.
         other_views: Records to drop, because another user has the event: the id that they share and
             `USER`; see `find_other_views`. None for no records.
+        ordered_by_content: Whether events at one time are ordered by content alone, because their
+            positions in files depend on when they came.
     """
 
     user_column: str
@@ -273,6 +275,7 @@ class EventKey:
     shared_id_column: str = ""
     record_order: RecordOrder | None = None
     other_views: pl.DataFrame | None = field(default=None, compare=False, repr=False)
+    ordered_by_content: bool = False
 
     @property
     def columns(self) -> frozenset[str]:
@@ -425,7 +428,8 @@ class UserGroups:
         names = frame.select(pl.col(event_key.user_column).alias(USER))
         ranks = names.join(users, on=USER, how="left", nulls_equal=True, maintain_order="left")
         frame = frame.with_columns(ranks[USER_RANK])
-        order = _sort_rows(frame, event_key.id_column)
+        rows = frame.with_columns(pl.lit(0).alias(INDEX)) if event_key.ordered_by_content else frame
+        order = _sort_rows(rows, event_key.id_column)
         again = _find_duplicates(frame, order, event_key, dedup_windows)
         if again is not None:
             stats.duplicates += int(again.sum())

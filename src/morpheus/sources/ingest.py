@@ -58,9 +58,21 @@ from morpheus.sources.partitioning import (
 from morpheus.sources.pseudonyms import Pseudonymizer, is_pseudonym
 from morpheus.sources.reader import ReadTask, missing_user_error
 from morpheus.sources.source_state import FileMemory, PartitionState
-from morpheus.sources.spill_sort import MemoryBudget
+from morpheus.sources.spill_sort import (
+    LatenessBuffer,
+    MemoryBudget,
+    SpillBuffer,
+    SpilledDataset,
+)
 from morpheus.sources.tabular import FrameInput, parse_hive_partitions
-from morpheus.sources.time_range import UTC_DATETIME, PlausibleTimes, TimeRange, current_time
+from morpheus.sources.time_range import (
+    UTC_DATETIME,
+    PlausibleTimes,
+    TimeRange,
+    current_time,
+    name_partition,
+    parse_allowance,
+)
 from morpheus.sources.watcher import DirectoryWatcher, FilePart
 from morpheus.storage.spill import SpillDir
 from morpheus.text import format_count, quote_backtick, suggest
@@ -246,9 +258,9 @@ class FileIngest:
                 # Workers only exist while files are read: waiting may take hours.
                 with (
                     WorkerPool(self.options.num_threads) as store.pool,
-                    _written_parts(parts, metrics.input) as paths,
+                    _written_parts(parts, metrics.input) as run.origins,
                 ):
-                    partitions = run.partitions(paths, training_input)
+                    partitions = run.partitions(list(run.origins), training_input)
                 yield MicroBatch(partitions, watcher.take_offsets())
                 training_input = None
 
@@ -262,13 +274,24 @@ class FileIngest:
             self.log_format.id_pattern,
             self.log_format.shared_id_column,
             self.log_format.record_order,
+            ordered_by_content=self.has_allowance,
         )
+
+    @property
+    def has_allowance(self) -> bool:
+        """Whether events that come later than others are put in order."""
+        text = self.options.allowed_lateness
+        return bool(parse_allowance(text, option="--allowed_lateness"))
 
     def make_partition_spec(self) -> PartitionSpec:
         """Make what all partitions have in common."""
         batch_size = max(self.options.pipeline_batch_size, _MIN_BATCH_ROWS)
         return PartitionSpec(
-            self._make_event_key(), self.make_derived_features(), batch_size, self.options.columns
+            self._make_event_key(),
+            self.make_derived_features(),
+            batch_size,
+            self.options.columns,
+            LateEvents(marks=self.marks_late or self.has_allowance),
         )
 
     def make_empty_frame(self, columns: Sequence[str]) -> pl.DataFrame:
@@ -281,7 +304,7 @@ class FileIngest:
         texts = {name: pl.String() for name in names if name not in {ROW, INDEX, TIME}}
         schema = {ROW: pl.Int64(), INDEX: pl.Int64(), **texts, TIME: UTC_DATETIME}
         events = self.make_derived_features().add(pl.DataFrame(schema=pl.Schema(schema)))
-        return LateEvents(marks=self.marks_late).mark(events, ReadStats())
+        return self.make_partition_spec().late.mark(events, ReadStats())
 
     def make_read_task(self, files: FileDiscovery, repeat: int, *, require_user: bool) -> ReadTask:
         """Make the task that reads files into frames.
@@ -322,19 +345,21 @@ class FileIngest:
 
 
 @contextmanager
-def _written_parts(parts: Sequence[FilePart], stats: ReadStats) -> Iterator[list[Path]]:
+def _written_parts(parts: Sequence[FilePart], stats: ReadStats) -> Iterator[dict[LogPath, LogPath]]:
     """Write parts of files to temporary files; yield these, and the files that are whole.
+
+    Each has the file that it is, or that it is a part of.
 
     Messages of the block that are counted in `stats` name the original files.
 
     Raises:
         TransientError: The disk is full.
     """
-    names, paths = dict[str, str](), list[Path]()
+    names, paths = dict[str, str](), dict[LogPath, LogPath]()
     with SpillDir() as spill_dir:
         for number, part in enumerate(parts):
             if part.is_whole:
-                paths.append(part.path)
+                paths[part.path] = part.path
                 continue
             try:
                 copy = part.write(spill_dir.folder / str(number))
@@ -346,7 +371,7 @@ def _written_parts(parts: Sequence[FilePart], stats: ReadStats) -> Iterator[list
                     f"Cannot write to the folder for temporary files: {error.strerror}. Make space "
                     "there, or choose another one with TMPDIR."
                 ) from error
-            paths.append(copy)
+            paths[copy] = part.path
             place = f", from byte {part.start:,}" if part.start else ""
             names[str(copy)] = f"{part.path}{place}"
         yield paths
@@ -366,6 +391,7 @@ class IngestRun(Generic[DatasetT, PartitionT]):
         store: Stores the events until partitions are read.
         training: The history, once it is read.
         users_checked: Whether the user column was compared with the actors.
+        origins: The files that the next ones to read are parts of.
     """
 
     ingest: FileIngest
@@ -373,6 +399,7 @@ class IngestRun(Generic[DatasetT, PartitionT]):
     store: PartitionStore[DatasetT, PartitionT]
     training: DatasetT | None = None
     users_checked: bool = False
+    origins: Mapping[LogPath, LogPath] = field(default_factory=dict)
 
     def partitions(
         self, paths: Sequence[LogPath], training_input: Values | None
@@ -381,13 +408,18 @@ class IngestRun(Generic[DatasetT, PartitionT]):
         if training_input is not None:
             self.training = self._read_training(training_input)
         task = self.ingest.make_read_task(self.ingest.files, self.ingest.repeat, require_user=False)
+        lateness = self.metrics.lateness if self._is_unbounded else None
         if self.ingest.memory is not None:
             task = replace(task, taken=self.ingest.memory.find_taken(paths))
+        elif lateness is not None:
+            task = replace(task, taken={})  # so that the time of the latest event is noted
         events = self._read_dataset(task, paths, self.metrics.input)
         if self.ingest.frames is None:
             warn_missing_features(self.ingest, events, self.training)
         self._check_pseudonyms(events)
         self._check_users(events)
+        if lateness is not None:
+            events = self._put_in_order(events, paths, lateness)
         if self.training is not None:
             events.column_names = events.column_names or self.training.column_names
         self.metrics.columns = tuple(events.column_names or task.wanted_columns)
@@ -399,6 +431,33 @@ class IngestRun(Generic[DatasetT, PartitionT]):
         if self.metrics.on_input is not None and events.user_stats.num_events:
             self.metrics.on_input(self._make_profile(events))
         return partitions
+
+    def _put_in_order(
+        self, events: DatasetT, paths: Sequence[LogPath], lateness: LatenessBuffer
+    ) -> DatasetT:
+        """Hold events until those before them have come; return those that wait no longer."""
+        store, stats = self.store, self.metrics.input
+        assert isinstance(store, LocalPartitionStore)  # noqa: S101 - of an endless input
+        assert isinstance(events, SpilledDataset)  # noqa: S101 - of such a store
+        latest = dict[str, int]()
+        for path in paths:
+            span = stats.file_spans.pop(str(path), None)
+            if span is not None:
+                name = name_partition(str(self.origins.get(path, path)))
+                latest[name] = max(span.last, latest.get(name, span.last))
+        buffer = SpillBuffer(events.user, store.memory_budget, store.spill_dir)
+        spec = store.partition_spec
+
+        def pass_on(frame: pl.DataFrame) -> None:
+            buffer.add(frame)
+            shared = spec.event_key.select_shared(frame)
+            buffer.user_stats.shared_records += [] if shared is None else [shared]
+
+        before = lateness.exchange(events, latest, pass_on)
+        buffer.user_stats.headers |= lateness.headers
+        store.partition_spec = replace(spec, late=replace(spec.late, before=before))
+        lateness.read_nothing = lambda: self.partitions([], None)
+        return cast("DatasetT", buffer.finish())
 
     def _make_profile(self, events: DatasetT) -> InputProfile:
         """Describe what was read, for the stages that check it."""

@@ -2,24 +2,34 @@
 
 `SpillBuffer` takes events until all files are read, and `SpilledDataset` is the result. Events on
 disk are sorted into buckets of partitions (`BucketedSpill`), if they would be read too often.
-`PartitionSlice` reads the events of some users.
+`PartitionSlice` reads the events of some users. `LatenessBuffer` keeps events of an endless input
+until those before them have come.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import io
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Self
 
+import msgspec
 import polars as pl
 
 from morpheus.columns import INDEX, TIME
+from morpheus.core.batch import MicroBatch, Partition, RunMetrics
+from morpheus.errors import UsageError
 from morpheus.runtime.pool import WorkerPool
 from morpheus.sources.group_by_user import PARTITION, REPLAY_NO, USER, UserStats, drop_null_columns
+from morpheus.sources.time_range import current_time
 from morpheus.storage.spill import SpillDir, SpilledTable, delete_spilled, spill_to_disk
+
+logger = logging.getLogger(__name__)
 
 
 def coalesce_frames(frames: Iterable[pl.DataFrame], min_cells: int) -> Iterator[pl.DataFrame]:
@@ -332,6 +342,15 @@ class SpilledDataset:
         """Return the number of cells with values."""
         return self.user_stats.num_events * self.user_stats.num_columns
 
+    def take_frames(self) -> Iterator[pl.DataFrame]:
+        """Yield all events, and remove them."""
+        frames, tables = self.frames_in_memory, self.spilled_tables
+        self.frames_in_memory, self.spilled_tables = [], []
+        yield from frames
+        for table in tables:
+            yield table.read()
+        delete_spilled(tables)
+
     def sort_into_buckets(
         self, plan: pl.DataFrame, pool: WorkerPool, memory_budget: MemoryBudget, folder: Path
     ) -> None:
@@ -423,3 +442,222 @@ class PartitionSlice:
 def _filter_rows(frame: pl.DataFrame, wanted: pl.Expr) -> pl.DataFrame:
     rows = frame.select(wanted).to_series()
     return frame if rows.all() else frame.filter(rows)
+
+
+_BUFFER, _SEGMENT = "lateness", "lateness/"
+"""Names of the offsets of a `LatenessBuffer`: of its state, and of the events that it holds."""
+_MIN_IDLE_SECONDS = 10.0
+"""Minimum number of seconds without an event after which a partition of the source is idle."""
+_MAX_HELD_BYTES = 1 << 28
+_MAX_SEGMENTS = 64
+_MAX_SOURCE_PARTITIONS = 10_000
+_BEFORE_ALL = -(1 << 62)
+
+
+class _BufferState(msgspec.Struct):
+    """What a buffer must know after a restart, beside the events that it holds.
+
+    Attributes:
+        released: Events before this time have been released, in microseconds since 1970.
+        latest: Time of the latest event of each partition of the source.
+        headers: The distinct column lists of the events.
+        number: Number of the next segment.
+    """
+
+    released: int = _BEFORE_ALL
+    latest: dict[str, int] = {}
+    headers: list[list[str]] = []
+    number: int = 0
+
+
+@dataclass
+class LatenessBuffer:
+    """Holds the events of an endless input until those before them have come.
+
+    The watermark of a partition of the source is the time of its latest event, less the allowance.
+    Events before the lowest watermark are released. A partition without events for a while does not
+    count; if none has events, all are released. An event before the latest released one is late: it
+    is passed on at once.
+
+    What is held is part of the checkpoint: as segments, which do not change. A restart drops what
+    was released of them.
+
+    Attributes:
+        allowance: How much earlier than the latest event an event may be.
+        max_bytes: Maximum size of what is held. Above it, the earliest half is released.
+        clock: Returns a time in seconds, to know how long no event has come.
+        state: What a restart must know.
+        segments: The events that are held, by the name of their offset.
+        read_nothing: Makes partitions of what is released while no event comes; None before the
+            source has read anything.
+    """
+
+    allowance: timedelta
+    max_bytes: int = _MAX_HELD_BYTES
+    clock: Callable[[], float] = time.monotonic
+    state: _BufferState = field(default_factory=_BufferState)
+    segments: dict[str, pl.DataFrame] = field(default_factory=dict)
+    read_nothing: Callable[[], Sequence[Partition]] | None = None
+    _heard: dict[str, float] = field(default_factory=dict)
+    _changed: dict[str, bytes] = field(default_factory=dict)
+
+    def restore(self, offsets: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Continue after a checkpoint, and return the offsets of the source itself.
+
+        Raises:
+            UsageError: The offsets are damaged.
+        """
+        mine = {name: data for name, data in offsets.items() if name.startswith(_BUFFER)}
+        try:
+            if _BUFFER in mine:
+                self.state = msgspec.msgpack.decode(mine.pop(_BUFFER), type=_BufferState)
+            for name, data in sorted(mine.items()):
+                frame = pl.read_ipc(io.BytesIO(data))
+                self.segments[name] = frame.filter(_microseconds() >= self.state.released)
+        except (msgspec.MsgspecError, pl.exceptions.PolarsError, OSError) as error:
+            raise UsageError(
+                f"--state: the events that wait for earlier ones cannot be read: {error}. Delete "
+                "the state file to start from the first input."
+            ) from error
+        self._heard = dict.fromkeys(self.state.latest, self.clock())
+        return {name: data for name, data in offsets.items() if not name.startswith(_BUFFER)}
+
+    def complete(
+        self, micro_batches: Iterable[MicroBatch], metrics: RunMetrics
+    ) -> Iterator[MicroBatch]:
+        """Add what the buffer releases while no event comes, and its offsets, to micro-batches.
+
+        Args:
+            micro_batches: What the source reads. Its events pass the buffer before.
+            metrics: Shows the watermarks, and the number of late events.
+        """
+        for micro_batch in micro_batches:
+            partitions = micro_batch.partitions
+            if not partitions and self._is_waiting_for_nothing() and self.read_nothing is not None:
+                partitions = self.read_nothing()
+            yield self._extend(micro_batch, partitions)
+            if metrics.stream is not None:
+                latest = self.state.latest.items()
+                metrics.stream.watermarks = {name: at / 1e6 for name, at in latest}
+                metrics.stream.late = metrics.input.late
+        if self.segments and self.read_nothing is not None:
+            self._heard = {}
+            yield self._extend(MicroBatch(), self.read_nothing())
+
+    def exchange(
+        self,
+        dataset: SpilledDataset,
+        latest: Mapping[str, int],
+        pass_on: Callable[[pl.DataFrame], None],
+    ) -> datetime | None:
+        """Take events, and pass on those that are released.
+
+        Args:
+            dataset: The events that were read.
+            latest: Time of the latest of them, by partition of the source, in microseconds.
+            pass_on: Takes the released events, in any order.
+
+        Returns:
+            The time before which they are late; None if none can be.
+        """
+        before = self.state.released
+        self._note(dataset, latest)
+        self._release(self._find_watermark(), dataset, pass_on)
+        size = sum(segment.estimated_size() for segment in self.segments.values())
+        if size > self.max_bytes:
+            logger.warning(
+                "--allowed_lateness: %d MB of events wait for earlier ones. The earliest half is "
+                "passed on. Give a shorter time.",
+                int(size) >> 20,
+            )
+            held = [segment.select(_microseconds()) for segment in self.segments.values()]
+            middle = pl.concat(held).to_series().median()
+            self._release(int(middle or 0), None, pass_on)  # type: ignore[arg-type] # a number
+        if len(self.segments) > _MAX_SEGMENTS:
+            self._join_segments()
+        self._changed[_BUFFER] = msgspec.msgpack.encode(self.state)
+        return None if before == _BEFORE_ALL else _EPOCH + timedelta(microseconds=before)
+
+    @property
+    def headers(self) -> set[tuple[str, ...]]:
+        """The distinct column lists of all events so far."""
+        return {tuple(header) for header in self.state.headers}
+
+    def _extend(self, micro_batch: MicroBatch, partitions: Sequence[Partition]) -> MicroBatch:
+        changed, self._changed = self._changed, {}
+        offsets = {**micro_batch.offsets, **changed}
+        return MicroBatch(partitions, offsets, micro_batch.acknowledge)
+
+    def _note(self, dataset: SpilledDataset, latest: Mapping[str, int]) -> None:
+        """Remember how far each partition of the source has come."""
+        clock_time = (current_time() - _EPOCH) // timedelta(microseconds=1)
+        for name, at in latest.items():
+            # An event after the clock comes from a wrong one, and makes no other late.
+            known = self.state.latest.pop(name, _BEFORE_ALL)
+            self.state.latest[name] = max(known, min(at, clock_time))
+            self._heard[name] = self.clock()
+        for name in list(self.state.latest)[:-_MAX_SOURCE_PARTITIONS]:
+            del self.state.latest[name]
+        headers = self.headers | dataset.user_stats.headers
+        self.state.headers = [list(header) for header in sorted(headers)]
+
+    def _find_watermark(self) -> int:
+        latest = self.state.latest
+        active = [at for name, at in latest.items() if not self._is_idle(name)]
+        if active:
+            allowance = self.allowance // timedelta(microseconds=1)
+            return max(self.state.released, min(active) - allowance)
+        return max([self.state.released, *(at + 1 for at in latest.values())])
+
+    def _is_idle(self, name: str) -> bool:
+        limit = max(_MIN_IDLE_SECONDS, self.allowance.total_seconds())
+        return self.clock() - self._heard.get(name, float("-inf")) > limit
+
+    def _is_waiting_for_nothing(self) -> bool:
+        """Return whether events are held although a partition that they wait for is idle."""
+        return bool(self.segments) and self._find_watermark() > self.state.released
+
+    def _release(
+        self,
+        watermark: int,
+        dataset: SpilledDataset | None,
+        pass_on: Callable[[pl.DataFrame], None],
+    ) -> None:
+        """Pass on the events before a watermark: of the segments, and of what was read."""
+        is_before, held = _microseconds() < watermark, list[pl.DataFrame]()
+        for frame in () if dataset is None else dataset.take_frames():
+            held.append(frame.filter(~is_before))
+            pass_on(frame.filter(is_before))
+        for name, segment in list(self.segments.items()):
+            ready = segment.filter(is_before)
+            if ready.height:
+                pass_on(ready)
+                self.segments[name] = segment.filter(~is_before)
+            if ready.height == segment.height:
+                del self.segments[name]
+                self._changed[name] = b""
+        self.state.released = watermark
+        self._hold([frame for frame in held if frame.height])
+
+    def _hold(self, frames: Sequence[pl.DataFrame]) -> None:
+        if not frames:
+            return
+        name = f"{_SEGMENT}{self.state.number:012}"
+        self.state.number += 1
+        self.segments[name] = pl.concat(frames, how="diagonal", rechunk=True)
+        data = io.BytesIO()
+        self.segments[name].write_ipc(data, compression="zstd")
+        self._changed[name] = data.getvalue()
+
+    def _join_segments(self) -> None:
+        frames = list(self.segments.values())
+        self._changed.update(dict.fromkeys(self.segments, b""))
+        self.segments = {}
+        self._hold(frames)
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _microseconds() -> pl.Expr:
+    return pl.col(TIME).dt.epoch("us")

@@ -428,6 +428,20 @@ _DATE_PARTS = (
 )
 
 
+_DATE_FOLDER = re.compile(r"/(?=(?:\w+=)?20\d\d(?:[-/\d]|$))")
+
+
+def name_partition(file: str) -> str:
+    """Return the folder whose files are delivered together: the one above the dates.
+
+    >>> name_partition("s3://logs/AWSLogs/111111111111/CloudTrail/eu-west-1/2026/01/05/a.json.gz")
+    's3://logs/AWSLogs/111111111111/CloudTrail/eu-west-1'
+    >>> name_partition("/var/log/app/a.jsonl")
+    '/var/log/app'
+    """
+    return _DATE_FOLDER.split(file.rpartition("/")[0], maxsplit=1)[0]
+
+
 @dataclass(frozen=True)
 class Interval:
     """A half-open time interval [start, end)."""
