@@ -415,6 +415,23 @@ def test_secret_with_a_line_break_is_rejected(monkeypatch):
         ToHttp(base_url="https://siem.example.com").validate()
 
 
+def test_a_secret_can_be_in_a_file_of_its_own(to, monkeypatch, tmp_path):
+    (tmp_path / "token").write_text("s3cret\n")
+    monkeypatch.setenv("MORPHEUS_HTTP_TOKEN_FILE", str(tmp_path / "token"))
+    with listening(default=bulk_response([])) as server:
+        sent(to(server), [plain([TRAIL])])
+    assert server.requests[0].headers["Authorization"] == "Bearer s3cret"
+    monkeypatch.setenv("MORPHEUS_HTTP_TOKEN", "another")
+    with pytest.raises(UsageError, match="MORPHEUS_HTTP_TOKEN_FILE are both set"):
+        ToHttp(base_url="https://siem.example.com").validate()
+
+
+def test_a_file_of_a_secret_that_is_not_there_is_a_wrong_option(monkeypatch, tmp_path):
+    monkeypatch.setenv("MORPHEUS_HTTP_TOKEN_FILE", str(tmp_path / "gone"))
+    with pytest.raises(UsageError, match=r"MORPHEUS_HTTP_TOKEN_FILE: `.*gone` cannot be read: No"):
+        ToHttp(base_url="https://siem.example.com").validate()
+
+
 def test_unencrypted_secret_is_warned_of(monkeypatch, caplog):
     monkeypatch.setenv("MORPHEUS_HTTP_TOKEN", "s3cret")
     ToHttp(base_url="http://127.0.0.1:1").validate()

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from http import HTTPStatus
+from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
 from typing import TYPE_CHECKING, ClassVar, Protocol
@@ -540,7 +541,26 @@ def _error_type(error: object) -> str:
 TOKEN_VAR, USER_VAR, PASSWORD_VAR, AUTHORIZATION_VAR = (
     f"MORPHEUS_HTTP_{name}" for name in ("TOKEN", "USER", "PASSWORD", "AUTHORIZATION")
 )
+FILE_SUFFIX = "_FILE"
+"""A variable with this suffix names a file that has the secret, as service managers give it."""
 AUTO = "auto"
+
+
+def _read_secret(name: str) -> str:
+    """Return a secret from the environment, or from the file that it names; empty without one."""
+    path = os.environ.get(name + FILE_SUFFIX, "")
+    if not path:
+        return os.environ.get(name, "")
+    if os.environ.get(name):
+        raise UsageError(f"{name} and {name}{FILE_SUFFIX} are both set. Leave out one of the two.")
+    try:
+        return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise UsageError(
+            f"{name}{FILE_SUFFIX}: `{path}` cannot be read: {reason}. Give a file that has the "
+            "secret alone."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -551,7 +571,9 @@ class ToHttp(Sink):
     put `filter` before it. Events that the server does not accept are retried; if they fail again,
     the run ends with an error. An event has the same id each time it is sent. Secrets come from the
     environment: MORPHEUS_HTTP_TOKEN, or MORPHEUS_HTTP_USER and MORPHEUS_HTTP_PASSWORD, or the whole
-    header in MORPHEUS_HTTP_AUTHORIZATION. Proxies do too: HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
+    header in MORPHEUS_HTTP_AUTHORIZATION. With the suffix _FILE, such as MORPHEUS_HTTP_TOKEN_FILE,
+    a variable names the file that has the secret. Proxies come from the environment, too:
+    HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
 
     Example: `to-http --receiver=splunk --base_url=https://siem.example.com:8088`
     """
@@ -703,7 +725,7 @@ class ToHttp(Sink):
     def _authorization_header(self) -> str | None:
         """Return the header `Authorization` from the environment; None without a secret."""
         secrets = {
-            name: os.environ.get(name, "")
+            name: _read_secret(name)
             for name in (AUTHORIZATION_VAR, TOKEN_VAR, USER_VAR, PASSWORD_VAR)
         }
         if invalid := [name for name, value in secrets.items() if not _is_valid_header(value)]:
