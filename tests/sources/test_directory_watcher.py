@@ -320,3 +320,63 @@ def test_deleted_files_are_remembered_in_a_bounded_number(
     while len(watcher.taken) > 4:
         next(rounds)
     assert len(restart(watcher, saved)) <= 4
+
+
+def move_on(log: Path, way: str, text: str) -> None:
+    """Log rotation, and a new line in the file of the old name."""
+    number = len(list(log.parent.iterdir()))
+    old = log.with_name(f"{log.name}.{number}")
+    if way == "rename":
+        log.rename(old)
+    else:
+        old.write_bytes(log.read_bytes())
+        log.write_bytes(b"")
+    append(log, text)
+
+
+@pytest.mark.parametrize("way", ["rename", "copy and cut"])
+@pytest.mark.parametrize("look", range(5, 10))
+def test_what_was_found_is_read_in_order_if_log_rotation_comes_before_it_is_read(
+    tmp_path: Path, way: str, look: int
+) -> None:
+    log = tmp_path / "in" / "a.jsonl"
+    log.parent.mkdir()
+    log.write_text(lines(*range(100)))
+    _, watcher = follow(
+        log.parent,
+        {
+            3: lambda: append(log, lines(*range(100, 200))),
+            4: lambda: append(log, lines(*range(200, 300))),
+            look: lambda: move_on(log, way, lines(300)),
+            look + 1: lambda: append(log, lines(301)),
+        },
+        quiet=2.0,
+    )
+    watcher.copy_folder = tmp_path / "copies"
+    found = set[int]()
+    for parts in watcher.iter_micro_batches():
+        texts = [(part.copy or part.path).read_text() for part in parts]
+        new = {json.loads(line)["n"] for text in texts for line in text.splitlines()} - found
+        assert not new or not found or min(new) > max(found), "an earlier event comes later"
+        found |= new
+        if 301 in found:
+            break
+    assert found == set(range(302))
+
+
+def test_a_whole_file_that_was_moved_before_it_was_read_is_found_under_its_new_name(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a.gz").write_bytes(gzip.compress(lines(1).encode()))
+    _, watcher = follow(tmp_path, {})
+    watcher.copy_folder = tmp_path.parent / "copies"
+    rounds = fill(watcher)
+    [part] = next(rounds)
+    assert not part.has_moved()
+    (tmp_path / "a.gz").rename(tmp_path / "b.gz")
+    (tmp_path / "a.gz").write_bytes(gzip.compress(lines(2).encode()))
+    assert part.has_moved()
+    watcher.take_again(part)
+    assert [part.path.name for part in next(rounds)] == ["a.gz", "b.gz"]
+    watcher.take_offsets()
+    assert list(filter(None, watcher.take_offsets().values())) == []

@@ -239,7 +239,8 @@ class FileIngest:
         watcher.restore(offsets)
         metrics.input.time_range = str(self.files.time_range or "")
         first = True
-        with SpillDir() as spill_dir:
+        with SpillDir() as spill_dir, SpillDir() as copies:
+            watcher.copy_folder = copies.folder
             store = LocalPartitionStore(
                 self.make_partition_spec(),
                 self.memory_budget,
@@ -258,7 +259,7 @@ class FileIngest:
                 # Workers only exist while files are read: waiting may take hours.
                 with (
                     WorkerPool(self.options.num_threads) as store.pool,
-                    _written_parts(parts, metrics.input) as run.origins,
+                    _written_parts(parts, watcher, metrics.input) as run.origins,
                 ):
                     partitions = run.partitions(list(run.origins), training_input)
                 yield MicroBatch(partitions, watcher.take_offsets())
@@ -345,40 +346,57 @@ class FileIngest:
 
 
 @contextmanager
-def _written_parts(parts: Sequence[FilePart], stats: ReadStats) -> Iterator[dict[LogPath, LogPath]]:
-    """Write parts of files to temporary files; yield these, and the files that are whole.
+def _written_parts(
+    parts: Sequence[FilePart], watcher: DirectoryWatcher, stats: ReadStats
+) -> Iterator[dict[LogPath, LogPath]]:
+    """Yield the files with parts of files, and the files that are whole.
 
     Each has the file that it is, or that it is a part of.
 
     Messages of the block that are counted in `stats` name the original files.
 
     Raises:
-        TransientError: The disk is full.
+        TransientError: The disk is full, or a file was replaced while it was read.
     """
-    names, paths = dict[str, str](), dict[LogPath, LogPath]()
+    names, paths, whole = dict[str, str](), dict[LogPath, LogPath](), list[FilePart]()
     with SpillDir() as spill_dir:
         for number, part in enumerate(parts):
-            if part.is_whole:
+            if part.is_whole and part.has_moved():
+                watcher.take_again(part)  # under its new name
+            elif part.is_whole:
+                whole.append(part)
                 paths[part.path] = part.path
-                continue
-            try:
-                copy = part.write(spill_dir.folder / str(number))
-            except FileNotFoundError:
-                logger.warning("%s: removed before it was read.", part.path)
-                continue
-            except OSError as error:
-                raise TransientError(
-                    f"Cannot write to the folder for temporary files: {error.strerror}. Make space "
-                    "there, or choose another one with TMPDIR."
-                ) from error
-            paths[copy] = part.path
-            place = f", from byte {part.start:,}" if part.start else ""
-            names[str(copy)] = f"{part.path}{place}"
+            elif (copy := _write_part(part, spill_dir.folder / str(number))) is not None:
+                paths[copy] = part.path
+                place = f", from byte {part.start:,}" if part.start else ""
+                names[str(copy)] = f"{part.path}{place}"
         yield paths
+    for part in parts:
+        if part.copy is not None:
+            part.copy.unlink()
+    _check_not_replaced(whole)
     stats.files -= sum(part.start > 0 for part in parts)
     for texts in (stats.refusals, stats.implausible_times):
         for written, name in names.items():
             texts[:] = [text.replace(written, name) for text in texts]
+
+
+def _write_part(part: FilePart, folder: Path) -> Path | None:
+    """Return a file with the part; None if its file is gone."""
+    try:
+        return part.copy or part.write(folder)
+    except FileNotFoundError:
+        logger.warning("%s: removed before it was read.", part.path)
+        return None
+
+
+def _check_not_replaced(parts: Iterable[FilePart]) -> None:
+    for part in parts:
+        if part.path.exists() and part.has_moved():
+            raise TransientError(
+                f"{part.path}: another file got this name while the file was read. Run again: "
+                "with --state, the run goes on from the last checkpoint."
+            )
 
 
 @dataclass

@@ -8,10 +8,11 @@ a new file under an old name is. A copy of a file, also a compressed one, is kno
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import IO, NamedTuple
 
 import msgspec
 
-from morpheus.errors import MorpheusError, UsageError
+from morpheus.errors import MorpheusError, TransientError, UsageError
 from morpheus.sources.compression import (
     GZIP_MAGIC,
     ZSTD_MAGIC,
@@ -38,66 +39,11 @@ _ANCHOR_BYTES = 512
 _MAX_DELETED = 2000
 """Number of deleted files that are remembered, because they may come back compressed."""
 _OFFSET_PREFIX = "file"
+_MAX_COPIED_BYTES = 1 << 26
+"""Size up to which a whole file is copied when it is taken. A larger one is read in place."""
 _PARQUET_MAGIC = b"PAR1"
 _BLOCK_BYTES = 1 << 20
 """Bytes that are read at a time, and the longest first line that is looked at."""
-
-
-class FilePart(NamedTuple):
-    """A part of a file that has not been read yet.
-
-    Attributes:
-        path: The file.
-        start: Offset of its first byte.
-        end: Offset after its last byte; None for the whole file, whatever its size is when it is
-            read.
-        has_header: Whether the first line of the file is needed to read the part.
-        unpacks: Whether the offsets are those of the decompressed content.
-    """
-
-    path: Path
-    start: int = 0
-    end: int | None = None
-    has_header: bool = False
-    unpacks: bool = False
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether it is a whole file."""
-        return self.end is None
-
-    def write(self, folder: Path) -> Path:
-        """Write the part to a file below a folder, and return that.
-
-        The file keeps the names of the file's folders, because some of them hold values.
-
-        Raises:
-            OSError: The file is gone, or the disk is full.
-            MorpheusError: The file cannot be decompressed.
-        """
-        copy = folder.joinpath(*self.path.absolute().parts[1:])
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        if self.unpacks:
-            return self._write_unpacked(copy)
-        with self.path.open("rb") as file, copy.open("wb") as part:
-            if self.has_header and self.start:
-                part.write(_read_header(file))
-            file.seek(self.start)
-            left = (self.end or 0) - self.start
-            while left > 0 and (block := file.read(min(left, _BLOCK_BYTES))):
-                part.write(block)
-                left -= len(block)
-        return copy
-
-    def _write_unpacked(self, copy: Path) -> Path:
-        at = 0
-        with copy.open("wb") as part:
-            for block in read_blocks(self.path):
-                if self.has_header and not at:
-                    part.write(_cut_header(block))
-                part.write(block[max(0, self.start - at) :])
-                at += len(block)
-        return copy
 
 
 class FileId(NamedTuple):
@@ -119,6 +65,103 @@ class FileStamp(NamedTuple):
 
     size: int
     modified: int
+
+
+class FilePart(NamedTuple):
+    """A part of a file that has not been read yet.
+
+    Attributes:
+        path: The file.
+        start: Offset of its first byte.
+        end: Offset after its last byte; None for the whole file, whatever its size is when it is
+            read.
+        has_header: Whether the first line of the file is needed to read the part.
+        unpacks: Whether the offsets are those of the decompressed content.
+        copy: A file with the part, if there is one already.
+        identity: The file that had the path, if it is known.
+    """
+
+    path: Path
+    start: int = 0
+    end: int | None = None
+    has_header: bool = False
+    unpacks: bool = False
+    copy: Path | None = None
+    identity: FileId | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is a whole file."""
+        return self.end is None
+
+    def has_moved(self) -> bool:
+        """Return whether another file has the path now, or none."""
+        try:
+            return self.identity not in {None, _stat(self.path)[0]}
+        except FileNotFoundError:
+            return True
+
+    def write(self, folder: Path) -> Path:
+        """Write the part to a file below a folder, and return that.
+
+        The file keeps the names of the file's folders, because some of them hold values.
+
+        Raises:
+            FileChangedError: The file was moved or cut.
+            OSError: The file is gone.
+            TransientError: The disk is full.
+            MorpheusError: The file cannot be decompressed.
+        """
+        copy = folder.joinpath(*self.path.absolute().parts[1:])
+        with _translate_spool_errors():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            part = copy.open("wb")
+        with part:
+            for block in self._iter_unpacked() if self.unpacks else self._iter_blocks():
+                with _translate_spool_errors():
+                    part.write(block)
+            with _translate_spool_errors():
+                part.flush()
+        return copy
+
+    def _iter_blocks(self) -> Iterator[bytes]:
+        with self.path.open("rb") as file:
+            about = os.fstat(file.fileno())
+            if self.identity not in {None, FileId(about.st_dev, about.st_ino)}:
+                raise FileChangedError(f"{self.path}: another file has this name now")
+            if self.has_header and self.start:
+                yield _read_header(file)
+            file.seek(self.start)
+            left = (self.end or 0) - self.start
+            while left > 0:
+                block = file.read(min(left, _BLOCK_BYTES))
+                if not block:
+                    raise FileChangedError(f"{self.path}: it was cut")
+                yield block
+                left -= len(block)
+
+    def _iter_unpacked(self) -> Iterator[bytes]:
+        at = 0
+        for block in read_blocks(self.path):
+            if self.has_header and not at:
+                yield _cut_header(block)
+            yield block[max(0, self.start - at) :]
+            at += len(block)
+
+
+class FileChangedError(OSError):
+    """A file is not the one that was looked at before, or has less content."""
+
+
+@contextmanager
+def _translate_spool_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise TransientError(
+            f"Cannot write to the folder for temporary files: {error.strerror}. Make space "
+            "there, or choose another one with TMPDIR."
+        ) from error
 
 
 class TakenFile(msgspec.Struct, frozen=True, array_like=True):
@@ -176,6 +219,9 @@ class DirectoryWatcher:
     Files that are rewritten, truncated or replaced are taken from their start. Of the events that
     were taken before, `DedupWindow` recognises those with unique ids.
 
+    With a folder for copies, what is taken is copied at once: until it is read, log rotation may
+    rename or cut the file, and then another file has its name.
+
     Attributes:
         list_files: Lists the current files.
         detect_type: Returns how to read a file: `csv`, `json` or `parquet`.
@@ -187,6 +233,7 @@ class DirectoryWatcher:
         taken: The files that were taken; of deleted ones, the latest `_MAX_DELETED`.
         num_taken: Number of files that were taken.
         copies: Files that have the same contents as others, with these, until `take_copies`.
+        copy_folder: Folder for copies of what is taken, which the reader removes; None for none.
     """
 
     list_files: Callable[[], list[Path]]
@@ -199,6 +246,9 @@ class DirectoryWatcher:
     taken: dict[FileId, TakenFile] = field(default_factory=dict)
     num_taken: int = 0
     copies: list[tuple[str, str]] = field(default_factory=list)
+    copy_folder: Path | None = None
+    _num_copies: int = 0
+    _rewritten: set[FileId] = field(default_factory=set)
     _changed: set[FileId] = field(default_factory=set)
     _offsets: dict[str, bytes] = field(default_factory=dict)
 
@@ -225,6 +275,12 @@ class DirectoryWatcher:
         """Return the offsets that belong to the micro-batch that was yielded last."""
         offsets, self._offsets = self._offsets, {}
         return offsets
+
+    def take_again(self, part: FilePart) -> None:
+        """Forget a whole file that has moved before it was read, so that it is found again."""
+        if part.identity is not None and self.taken.pop(part.identity, None) is not None:
+            self.num_taken -= 1
+            self._offsets[_offset_name(part.identity)] = b""
 
     def take_copies(self) -> list[tuple[str, str]]:
         """Return the copies that were found since the last call."""
@@ -263,9 +319,10 @@ class DirectoryWatcher:
     def _finish_batch(self, parts: list[FilePart]) -> list[FilePart]:
         """Sort the parts of a micro-batch, and keep its offsets until they are asked for."""
         for identity in self._changed:
-            name = ":".join((_OFFSET_PREFIX, *map(str, identity)))
             taken = self.taken.get(identity)
-            self._offsets[name] = b"" if taken is None else msgspec.msgpack.encode(taken)
+            self._offsets[_offset_name(identity)] = (
+                b"" if taken is None else msgspec.msgpack.encode(taken)
+            )
         self._changed = set()
         return sorted(parts, key=lambda part: (part.path, part.start))
 
@@ -321,6 +378,8 @@ class DirectoryWatcher:
         with path.open("rb") as file:
             has_lines = _has_lines(file, is_csv=is_csv)
             is_continued = has_lines and known is not None and known.is_continued_by(path, stamp)
+            if self._is_new_content(identity, known, is_continued=is_continued):
+                return []
             start = known.offset if known is not None and is_continued else 0
             lines = _find_end_of_lines(file, start, stamp.size, is_csv=is_csv) if has_lines else 0
             end = stamp.size if is_stable else lines
@@ -333,19 +392,65 @@ class DirectoryWatcher:
                 offset = end  # the last line is complete, only its line feed is missing
             head = _digest(_read(file, 0, min(offset, _ANCHOR_BYTES)))
             anchor = _digest_before(file, offset)
+        is_whole = is_stable and not start
+        in_place = is_whole and not (has_lines and end <= _MAX_COPIED_BYTES)
+        part = FilePart(path, start, end, is_csv)
+        parts = self._copy(part, identity, is_whole=is_whole, in_place=in_place)
         if known is not None and not is_continued:
-            # A copy that log rotation has made of the former content may come later.
-            self._remember(identity._replace(version=known.stamp.modified), known)
-            if not known.deleted:  # else a new file has got the inode of a deleted one
-                logger.warning(
-                    "%s: it was rewritten, and is read again from its start. Of the events that "
-                    "were read before, those with unique ids are recognised.",
-                    path,
-                )
+            self._forget_content(path, identity, known)
         self._remember(identity, TakenFile(str(path), stamp, end, offset, head, anchor))
-        if is_stable and not start:
-            return [FilePart(path)]
-        return [FilePart(path, start, end, is_csv)] if end > start else []
+        return parts
+
+    def _copy(
+        self, part: FilePart, identity: FileId, *, is_whole: bool = False, in_place: bool = False
+    ) -> list[FilePart]:
+        """Copy what was taken, if there is a folder for that; return nothing for an empty part.
+
+        Args:
+            part: The part.
+            identity: Its file.
+            is_whole: Whether it is a whole file.
+            in_place: Whether a whole file is read in place.
+        """
+        if self.copy_folder is None:
+            if is_whole:
+                return [FilePart(part.path)]
+            return [part] if part.end != part.start else []
+        if in_place:
+            return [FilePart(part.path, identity=identity)]
+        if part.end == part.start:
+            return []
+        self._num_copies += 1
+        part = part._replace(identity=identity)
+        return [part._replace(copy=part.write(self.copy_folder / str(self._num_copies)))]
+
+    def _is_new_content(
+        self, identity: FileId, known: TakenFile | None, *, is_continued: bool
+    ) -> bool:
+        """Return whether a file was rewritten since the last scan.
+
+        A copy with the last lines of the former content can be there, and is taken at the next
+        scan. The new content is taken with it, because its events are later.
+        """
+        is_rewritten = known is not None and not known.deleted and not is_continued
+        is_new = is_rewritten and identity not in self._rewritten
+        self._rewritten.discard(identity)
+        if is_new:
+            self._rewritten.add(identity)
+        return is_new
+
+    def _forget_content(self, path: Path, identity: FileId, known: TakenFile) -> None:
+        """Remember the former content of a file that was rewritten, and say that it was.
+
+        A copy that log rotation has made of it may come later.
+        """
+        self._remember(identity._replace(version=known.stamp.modified), known)
+        if not known.deleted:  # else a new file has got the inode of a deleted one
+            logger.warning(
+                "%s: it was rewritten, and is read again from its start. Of the events that "
+                "were read before, those with unique ids are recognised.",
+                path,
+            )
 
     def _remember(self, identity: FileId, taken: TakenFile) -> None:
         self.num_taken += identity not in self.taken
@@ -371,12 +476,12 @@ class DirectoryWatcher:
             with path.open("rb") as file:
                 head, anchor = _digest(_read(file, 0, _ANCHOR_BYTES)), _digest_before(file, size)
             taken = msgspec.structs.replace(taken, head=head, anchor=anchor)
+        start = min(original.offset, size)
+        parts = self._copy(FilePart(path, start, size, is_csv, unpacks), identity)
         self.taken[identity] = taken
         self._changed.add(identity)
         self.copies.append((str(path), original.path))
-        if size <= original.offset:
-            return []
-        return [FilePart(path, original.offset, size, is_csv, unpacks)]
+        return parts
 
     def _find_original(self, path: Path) -> tuple[TakenFile, int, bool] | None:
         """Find a taken file with which another one begins.
@@ -399,6 +504,10 @@ class DirectoryWatcher:
             if not unpacks and not first.startswith((GZIP_MAGIC, ZSTD_MAGIC)):
                 break
         return None
+
+
+def _offset_name(identity: FileId) -> str:
+    return ":".join((_OFFSET_PREFIX, *map(str, identity)))
 
 
 def _digest(data: bytes) -> bytes:
