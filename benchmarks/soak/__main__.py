@@ -1,4 +1,4 @@
-"""Soak a stream: `python benchmarks/soak [--source folder|kafka] [--kills N] [--seed S]`.
+"""Soak a stream: `python benchmarks/soak [--source folder|sqs|kafka] [--kills N] [--seed S]`.
 
 Prints tables of laws, faults and figures. The exit code is 1 if a law is broken; the folder with
 all files is then kept, and named.
@@ -12,26 +12,35 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 sys.path[0] = str(ROOT / "benchmarks")
 
 from soak.events import FIRST, Events  # noqa: E402 - the line above finds it
-from soak.feeds import Feed, FolderFeed, KafkaFeed, broker  # noqa: E402 - the same
+from soak.feeds import (  # noqa: E402 - the same
+    Feed,
+    FolderFeed,
+    KafkaFeed,
+    SqsFeed,
+    broker,
+    object_store,
+)
 from soak.oracle import SHOWN, Law, Oracle  # noqa: E402 - the same
 from soak.product import (  # noqa: E402 - the same
-    FAKETIME,
     FIU,
     SOURCES,
     STREAM,
+    Clock,
     find_libraries,
 )
+from soak.proxy import Proxy, proxying  # noqa: E402 - the same
 from soak.receiver import receiving  # noqa: E402 - the same
 from soak.trial import FAULTS, Plan, Setting, Trial, run_calm, tabulate, train  # noqa: E402 - the same
 
-LIBRARIES = {"disk": (FIU, "fiu-utils"), "clock": (FAKETIME, "libfaketime")}
-"""Libraries that a fault needs, and Debian's package of them."""
+OBJECT_EVENTS = 20
+"""Events in an object of a bucket, all of one user."""
 
 
 def parse() -> argparse.Namespace:
@@ -65,17 +74,12 @@ def parse() -> argparse.Namespace:
 
 def make_plan(given: argparse.Namespace) -> Plan:
     """Return the plan, without faults whose library is missing."""
-    faults = []
-    for name in given.faults.split(","):
-        libraries, package = LIBRARIES.get(name, ((), ""))
-        if name not in FAULTS:
-            sys.exit(f"--faults: `{name}` is unknown. Give some of {', '.join(FAULTS)}.")
-        if find_libraries(libraries):
-            faults.append(name)
-        elif libraries:
-            print(f"No fault `{name}`: install `{package}`.", flush=True)
-        else:
-            faults.append(name)
+    faults = given.faults.split(",")
+    if unknown := [name for name in faults if name not in FAULTS]:
+        sys.exit(f"--faults: `{unknown[0]}` is unknown. Give some of {', '.join(FAULTS)}.")
+    if "disk" in faults and not find_libraries(FIU):
+        print("No fault `disk`: install Debian's package fiu-utils.", flush=True)
+        faults.remove("disk")
     return Plan(
         seed=given.seed,
         kills=given.kills,
@@ -90,35 +94,59 @@ def make_plan(given: argparse.Namespace) -> Plan:
     )
 
 
+@dataclass
+class Sources:
+    """The sources of the disturbed and of the undisturbed product, and a proxy to the former."""
+
+    work: Feed
+    calm: Feed
+    proxy: Proxy | None = None
+
+
 @contextmanager
-def open_feeds(given: argparse.Namespace, events: Events, folder: Path) -> Iterator[list[Feed]]:
-    """Open the source of the disturbed product, and that of the undisturbed one."""
+def open_sources(given: argparse.Namespace, events: Events, folder: Path) -> Iterator[Sources]:
+    """Open the sources."""
     if given.source == "folder":
-        yield [FolderFeed(events, folder / name / "input") for name in ("work", "calm")]
+        work, calm = (FolderFeed(events, folder / name / "input") for name in ("work", "calm"))
+        yield Sources(work, calm)
         return
     with ExitStack() as stack:
+        if given.source == "sqs":
+            port = stack.enter_context(object_store(folder))
+            proxy = stack.enter_context(proxying("127.0.0.1", port))
+            queue = SqsFeed(events, port, "work", proxy.port)
+            yield Sources(queue, SqsFeed(events, port, "calm", port), proxy)
+            return
         address, pid = given.brokers, 0
         if address is None:
             address, pid = stack.enter_context(broker(folder / "broker"))
         topics = [f"soak-{given.seed}-{name}" for name in ("work", "calm")]
-        yield [KafkaFeed(events, address, topic, pid) for topic in topics]
+        first, second = (KafkaFeed(events, address, topic, pid) for topic in topics)
+        yield Sources(first, second)
 
 
 def soak(given: argparse.Namespace, folder: Path) -> list[Law]:
     """Run it, print the tables, and return the laws."""
     plan = make_plan(given)
-    events = Events(plan.seed, plan.users)
+    # A queue has no order. So each user is in one object, as far as there are users enough.
+    turn = OBJECT_EVENTS if given.source == "sqs" else 1
+    events = Events(plan.seed, plan.users, turn, bursts=turn == 1)
     values = {"models": str(train(folder, events))} if "{models}" in plan.command else {}
-    with open_feeds(given, events, folder) as feeds, receiving() as receiver:
-        setting = Setting.build(folder / "work", feeds[0], receiver, plan, values)
+    with open_sources(given, events, folder) as sources, receiving() as receiver:
+        clock = Clock.build(folder) if "clock" in plan.faults else None
+        setting = Setting.build(folder / "work", sources.work, receiver, plan, values)
+        if clock is not None:
+            setting.product.environment.update(clock.environment)
         oracle = Oracle(events, FIRST, FIRST)
-        trial = Trial(plan, oracle, setting, None, folder / "faults.jsonl")
+        trial = Trial(plan, oracle, setting, sources.proxy, clock, folder / "faults.jsonl")
         try:
             trial.disturb()
             laws = trial.drain()
         finally:
             setting.product.kill()
-        calm = None if given.no_comparison else run_calm(trial, folder / "calm", feeds[1], values)
+        calm = (
+            None if given.no_comparison else run_calm(trial, folder / "calm", sources.calm, values)
+        )
         laws += trial.judge(calm)
     title = f"{given.source}, seed {given.seed}"
     for table in tabulate(trial, laws, title):

@@ -33,11 +33,15 @@ class Events:
 
     Attributes:
         seed: Seed of all events.
-        users: Number of users. They take turns; in a burst, all events are of one user.
+        users: Number of users. They take turns.
+        turn: Consecutive events of one user.
+        bursts: At times, many events follow each other that are all of one user.
     """
 
     seed: int
     users: int
+    turn: int = 1
+    bursts: bool = True
 
     def record(self, number: int) -> dict[str, object]:
         """Return an event as a CloudTrail record."""
@@ -78,7 +82,9 @@ class Events:
     def user_number(self, number: int) -> int:
         """Return the number of an event's user."""
         block = number // BURST
-        return number % self.users if block % BLOCKS else block // BLOCKS % self.users
+        if self.bursts and block % BLOCKS == 0:
+            return block // BLOCKS % self.users
+        return number // self.turn % self.users
 
     def line(self, number: int) -> bytes:
         """Return an event as a line of JSON."""

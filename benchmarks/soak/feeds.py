@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,10 @@ class Feed(Protocol):
     @property
     def values(self) -> dict[str, str]:
         """Values for the names in braces of the command."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables for the product."""
 
     def send(self, numbers: Sequence[int]) -> None:
         """Send events, and return once the source has them for good."""
@@ -63,6 +68,11 @@ class FolderFeed:
     def values(self) -> dict[str, str]:
         """Return the folder."""
         return {"input": str(self.folder)}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return nothing."""
+        return {}
 
     @property
     def current(self) -> Path:
@@ -218,6 +228,11 @@ class KafkaFeed:
         """Return the brokers and the topic."""
         return {"brokers": self.brokers, "topic": self.topic}
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return nothing."""
+        return {}
+
     def send(self, numbers: Sequence[int]) -> None:
         """Produce messages, one event each, and wait until the broker has them.
 
@@ -237,3 +252,106 @@ class KafkaFeed:
         time.sleep(rng.uniform(0.2, LONGEST_OUTAGE))
         os.kill(self.pid, signal.SIGCONT)
         return "broker stopped"
+
+
+ACCOUNT, REGION = "123456789012", "us-east-1"
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "key",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_REGION": REGION,
+    "AWS_DEFAULT_REGION": REGION,
+}
+MOTO = "import sys; from moto.server import main; main(['-H', '127.0.0.1', '-p', sys.argv[1]])"
+
+
+@contextmanager
+def object_store(folder: Path) -> Iterator[int]:
+    """Run moto, a server like S3 and SQS, and yield its port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "moto.log").open("wb") as log:
+        server = subprocess.Popen(  # noqa: S603 - our own server
+            [sys.executable, "-c", MOTO, str(port)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        wait_for_port(port)
+        yield port
+    finally:
+        server.kill()
+        server.wait()
+
+
+@dataclass
+class SqsFeed:
+    """A bucket that announces each new object to a queue.
+
+    Attributes:
+        events: The events.
+        port: Port of the server.
+        name: Name of the bucket and of the queue.
+        visible_port: Port by which the product reaches the server.
+    """
+
+    events: Events
+    port: int
+    name: str
+    visible_port: int
+    _s3: Any = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        """Create the bucket and the queue."""
+        import boto3  # noqa: PLC0415 - an extra
+
+        about = {
+            "endpoint_url": f"http://127.0.0.1:{self.port}",
+            "region_name": REGION,
+            "aws_access_key_id": "key",
+            "aws_secret_access_key": "secret",
+        }
+        self._s3, queues = boto3.client("s3", **about), boto3.client("sqs", **about)
+        self._s3.create_bucket(Bucket=self.name)
+        queues.create_queue(QueueName=self.name)
+        queue = {
+            "QueueArn": f"arn:aws:sqs:{REGION}:{ACCOUNT}:{self.name}",
+            "Events": ["s3:ObjectCreated:*"],
+        }
+        self._s3.put_bucket_notification_configuration(
+            Bucket=self.name, NotificationConfiguration={"QueueConfigurations": [queue]}
+        )
+
+    @property
+    def values(self) -> dict[str, str]:
+        """Return the bucket and the queue, as the product reaches them."""
+        address = f"http://127.0.0.1:{self.visible_port}"
+        return {"input": f"s3://{self.name}/AWSLogs/", "queue": f"{address}/{ACCOUNT}/{self.name}"}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return the variables by which the product finds the server."""
+        return CREDENTIALS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.visible_port}"}
+
+    def send(self, numbers: Sequence[int]) -> None:
+        """Put objects, with the events of one turn each."""
+        for start in range(0, len(numbers), self.events.turn):
+            part = numbers[start : start + self.events.turn]
+            name = f"111122223333_CloudTrail_eu-west-1_{part[0]:014}.json.gz"
+            key = f"AWSLogs/111122223333/CloudTrail/eu-west-1/2026/03/02/{name}"
+            body = gzip.compress(self.events.document(part), 1)
+            self._s3.put_object(Bucket=self.name, Key=key, Body=body)
+
+    def disturb(self, rng: random.Random) -> str:
+        """Announce an object again, as S3 may do."""
+        listed = self._s3.list_objects_v2(Bucket=self.name).get("Contents", [])
+        if not listed:
+            return ""
+        key = rng.choice(listed)["Key"]
+        source = {"Bucket": self.name, "Key": key}
+        self._s3.copy_object(
+            Bucket=self.name, Key=key, CopySource=source, MetadataDirective="REPLACE"
+        )
+        return "object announced again"

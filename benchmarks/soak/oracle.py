@@ -125,16 +125,22 @@ class Oracle:
 
 
 def judge_repeats(receipts: Iterable[Receipt]) -> Law:
-    """Check that an event comes again only if the product was killed, or had no answer."""
+    """Check that an event comes again only if the product was killed, or some event was refused.
+
+    Rows that are delivered together are repeated together.
+    """
     law = Law("http: repeats only after a restart or a refusal")
-    latest: dict[str, Receipt] = {}
+    latest: dict[str, tuple[Receipt, int]] = {}
+    refusals = 0
     for receipt in receipts:
         name = str(receipt.row.get("eventID"))
-        before = latest.get(name)
+        refusals += not receipt.accepted
+        before, refusals_before = latest.get(name, (None, 0))
         if before is not None:
-            allowed = before.life != receipt.life or not before.accepted
+            refused = not before.accepted or refusals > refusals_before
+            allowed = before.life != receipt.life or refused
             law.check(holds=allowed, what=f"{name} twice in life {receipt.life}")
-        latest[name] = receipt
+        latest[name] = receipt, refusals
     return law
 
 
@@ -151,12 +157,14 @@ def _describe_difference(key: object, found: object, right: object) -> str:
     if isinstance(found, dict) and isinstance(right, dict):
         names = [name for name in found | right if found.get(name) != right.get(name)]
         found, right = ({name: row.get(name) for name in names} for row in (found, right))
+    if isinstance(found, bytes) and isinstance(right, bytes):
+        return f"{key}: {len(found)} bytes, undisturbed {len(right)} bytes"
     return f"{key}: {found!r}, undisturbed {right!r}"
 
 
 @dataclass
 class Tail:
-    """The events in a file that grows, read once.
+    """The events in a file that grows, read once. If the file is cut, it is read again.
 
     Attributes:
         path: A JSON lines file.
@@ -166,17 +174,22 @@ class Tail:
     path: Path
     seen: set[int | None] = field(default_factory=set)
     _offset: int = 0
+    _last: bytes = b""
 
     def update(self) -> set[int | None]:
         """Read what is new, and return all events."""
         if not self.path.exists():
             return self.seen
         with self.path.open("rb") as file:
-            file.seek(self._offset)
+            file.seek(self._offset - len(self._last))
+            if file.read(len(self._last)) != self._last:
+                self.seen, self._offset, self._last = set(), 0, b""
+                file.seek(0)
             for line in file:
                 if not line.endswith(b"\n"):
                     break
                 self._offset += len(line)
+                self._last = line
                 row = msgspec.json.decode(line, type=dict[str, object])
                 self.seen.add(parse_id(row.get("eventID")))
         return self.seen

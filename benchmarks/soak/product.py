@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import random
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,7 +21,8 @@ from soak.events import USER_COLUMN
 SOURCES = {
     "folder": "from-cloudtrail --input_glob={input}/**/*.jsonl* --watch_directory=true "
     "--batch_timeout=0.2",
-    "sqs": "from-cloudtrail --sqs_url={queue} --batch_timeout=0.2",
+    "sqs": "from-cloudtrail --input_glob={input} --sqs_queue={queue} --sqs_visibility_timeout=10 "
+    "--sqs_quarantine={folder}/quarantine.jsonl --batch_timeout=0.2",
     "kafka": "from-kafka --bootstrap_servers={brokers} --input_topic={topic} --group_id=soak "
     "--instance_id=soak-1 --log_format=cloudtrail --batch_timeout=0.2",
 }
@@ -41,9 +44,12 @@ TRAIN = (
     f"--models_output_filename={{models}} {SCORING} to-file --filename={{output}} --overwrite"
 )
 OWN = [sys.executable, "-m", "morpheus"]
-STOPPED = {0, 130, 143}
-"""Exit codes after SIGTERM."""
-FIU, FAKETIME = ("fiu_run_preload.so", "fiu_posix_preload.so"), ("libfaketime.so.1",)
+STOPPED = {0, 130, 143, -signal.SIGTERM}
+"""Exit codes after SIGTERM. A process that has only begun to start has no handler for it yet."""
+FIU = "fiu_run_preload.so", "fiu_posix_preload.so"
+PRELOAD = "LD_PRELOAD"
+CLOCK_JUMPS = (-7200, -30, 0, 30, 7200, 40 * 86_400)
+"""Differences to the right time, in seconds."""
 LIBRARY_FOLDERS = ("/usr/lib", "/usr/local/lib", "/lib", "/usr/lib64")
 DISK_ERRORS = {"ENOSPC": 28, "EIO": 5}
 DISK_POINTS = (
@@ -86,21 +92,51 @@ def disk_errors(rng: random.Random) -> Surroundings:
         for point in points
     )
     libraries = ":".join(find_libraries(FIU))
-    return Surroundings(f"disk {error}", {"LD_PRELOAD": libraries, "FIU_ENABLE": enable})
+    return Surroundings(f"disk {error}", {PRELOAD: libraries, "FIU_ENABLE": enable})
 
 
-def wrong_clock(rng: random.Random) -> Surroundings:
-    """Start with a wall clock that is wrong, and runs at another speed. Waits stay as they are."""
-    offset = rng.choice(("-2h", "-30s", "+30s", "+2h", "+40d"))
-    return Surroundings(
-        f"clock {offset}",
-        {
-            "LD_PRELOAD": ":".join(find_libraries(FAKETIME)),
-            "FAKETIME": offset,
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "DONT_FAKE_MONOTONIC": "1",
-        },
-    )
+@dataclass(frozen=True)
+class Clock:
+    """The time of day that the product sees.
+
+    Attributes:
+        library: Library to preload; see clock.c.
+        offset_file: File with the difference to the time of this machine, in seconds.
+    """
+
+    library: Path
+    offset_file: Path
+
+    @classmethod
+    def build(cls, folder: Path) -> Clock | None:
+        """Compile the library; None without a C compiler."""
+        compiler = shutil.which("cc")
+        if compiler is None:
+            return None
+        clock = cls(folder / "clock.so", folder / "clock.offset")
+        source = Path(__file__).with_name("clock.c")
+        subprocess.run(  # noqa: S603 - the system's compiler
+            [compiler, "-shared", "-fPIC", "-O2", "-o", clock.library, source, "-ldl"], check=True
+        )
+        clock.set(0)
+        return clock
+
+    def set(self, seconds: int) -> None:
+        """Let the clock jump."""
+        with self.offset_file.open("r+b" if self.offset_file.exists() else "w+b") as file:
+            file.write(seconds.to_bytes(8, sys.byteorder, signed=True))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables for the product."""
+        return {PRELOAD: str(self.library), "SOAK_CLOCK": str(self.offset_file)}
+
+
+def join_environments(*environments: Mapping[str, str]) -> dict[str, str]:
+    """Return all variables. Libraries to preload are those of all."""
+    joined = dict(ChainMap(*map(dict, reversed(environments))))
+    libraries = [each[PRELOAD] for each in environments if each.get(PRELOAD)]
+    return joined | ({PRELOAD: ":".join(libraries)} if libraries else {})
 
 
 @dataclass
@@ -117,7 +153,7 @@ class Product:
 
     words: Sequence[str]
     folder: Path
-    environment: Mapping[str, str]
+    environment: dict[str, str]
     logs: Path
     lives: int = 0
     _process: subprocess.Popen[bytes] | None = None
@@ -131,7 +167,7 @@ class Product:
             self._process = subprocess.Popen(  # noqa: S603 - the command that the user gives
                 self.words,
                 cwd=self.folder,
-                env={**os.environ, **self.environment, **added},
+                env=join_environments(os.environ, self.environment, added),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

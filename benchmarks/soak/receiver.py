@@ -54,11 +54,12 @@ class Receiver:
 
     def receive(self, body: bytes) -> int:
         """Keep the events of a request, and return the status."""
+        # The product may be killed and started again during the delay.
+        life, now, accepted = self.life, time.monotonic(), not self.refuses
         time.sleep(self.delay)
-        accepted, now = not self.refuses, time.monotonic()
         rows = [msgspec.json.decode(line) for line in body.splitlines() if line.strip()]
         self.receipts += [
-            Receipt(self.life, row, accepted, now)
+            Receipt(life, row, accepted, now)
             for each in rows
             for row in (each if isinstance(each, list) else [each])
         ]

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from figures.table import Table
@@ -17,15 +17,16 @@ from figures.table import Table
 from soak import oracle as judge
 from soak.events import FIRST, Events, parse_id
 from soak.feeds import Feed, FolderFeed
-from soak.oracle import Law, Oracle, Tail
+from soak.oracle import Law, Oracle, Row, Tail
 from soak.product import (
+    CLOCK_JUMPS,
     STOPPED,
     TRAIN,
+    Clock,
     Product,
     Surroundings,
     disk_errors,
     fill_command,
-    wrong_clock,
 )
 from soak.proxy import Proxy
 from soak.receiver import Receiver, receiving
@@ -34,8 +35,8 @@ BATCH_SECONDS = 0.1
 """Time between two batches of events that are sent."""
 HISTORY = 80
 """Events of each user to train with."""
-TERM_SHARE, DISK_SHARE, CLOCK_SHARE = 0.1, 0.15, 0.1
-"""Share of lives that end by SIGTERM, have a broken disk, or a wrong clock."""
+TERM_SHARE, DISK_SHARE = 0.1, 0.15
+"""Share of lives that end by SIGTERM, and that have a broken disk."""
 OUTAGE_SECONDS = 3.0
 QUIET_SECONDS = 0.5, 4.0
 """Time between two faults that do not end a life."""
@@ -81,6 +82,8 @@ class Setting:
         feed: The source.
         receiver: Receives rows.
         product: The product.
+        has_file: The product writes the file.
+        has_receiver: The product sends rows to the receiver.
         tail: The events in the file that it writes, in its present life.
     """
 
@@ -88,6 +91,8 @@ class Setting:
     feed: Feed
     receiver: Receiver
     product: Product
+    has_file: bool = True
+    has_receiver: bool = True
     tail: Tail = field(init=False)
 
     def __post_init__(self) -> None:
@@ -103,13 +108,15 @@ class Setting:
         temp = folder / "temp"
         temp.mkdir(exist_ok=True)
         own = {
+            "folder": str(folder),
             "state": str(folder / "state.db"),
             "output": str(folder / "rows.jsonl"),
             "receiver": receiver.url,
         }
         words = fill_command(plan.command, {**own, **feed.values, **values})
-        product = Product(words, folder, {"TMPDIR": str(temp)}, folder / "logs")
-        return cls(folder, feed, receiver, product)
+        product = Product(words, folder, feed.environment | {"TMPDIR": str(temp)}, folder / "logs")
+        sinks = "{output}" in plan.command, "{receiver}" in plan.command
+        return cls(folder, feed, receiver, product, *sinks)
 
     @property
     def output(self) -> Path:
@@ -124,13 +131,26 @@ class Setting:
 
     def missing(self, numbers: set[int]) -> set[int]:
         """Return the events that have not arrived at each sink."""
-        in_file = self.tail.update()
-        received = {
-            parse_id(receipt.row.get("eventID"))
-            for receipt in self.receiver.receipts
-            if receipt.accepted
-        }
-        return {each for each in numbers if each not in in_file or each not in received}
+        missing = set[int]()
+        if self.has_file:
+            missing |= numbers - self.tail.update()
+        if self.has_receiver:
+            missing |= numbers - {parse_id(row.get("eventID")) for row in self.accepted()}
+        return missing
+
+    def accepted(self) -> list[dict[str, object]]:
+        """Return the rows that the receiver has accepted."""
+        return [receipt.row for receipt in self.receiver.receipts if receipt.accepted]
+
+    def rows(self) -> list[Row]:
+        """Return the rows of the file, or else of the receiver."""
+        return [*judge.read_rows(self.output)] if self.has_file else [*self.accepted()]
+
+    def has_rows(self) -> bool:
+        """Return whether any row has come."""
+        if not self.has_file:
+            return bool(self.receiver.receipts)
+        return self.output.exists() and self.output.stat().st_size > 0
 
     def wait_for(self, numbers: set[int], seconds: float) -> float | None:
         """Wait until events have arrived; return the seconds, None if they have not."""
@@ -152,6 +172,7 @@ class Trial:
         oracle: What was claimed and is owed.
         setting: The disturbed product.
         proxy: Between the product and its source, if there is one.
+        clock: The clock of the product, if it can jump.
         journal: File that notes each fault.
         counts: Number of faults by kind.
     """
@@ -160,6 +181,7 @@ class Trial:
     oracle: Oracle
     setting: Setting
     proxy: Proxy | None
+    clock: Clock | None
     journal: Path
     counts: Counter[str] = field(default_factory=Counter)
     ends: Law = field(default_factory=lambda: Law("SIGTERM ends the product within 40 s"))
@@ -207,13 +229,15 @@ class Trial:
             self._failed.append(error)
 
     def _send(self) -> None:
-        count = max(1, round(self.plan.rate * BATCH_SECONDS))
+        turn = self.oracle.events.turn
+        count = max(1, round(self.plan.rate * BATCH_SECONDS / turn)) * turn
+        pause = count / self.plan.rate
         due = time.monotonic()
         while not self._over.is_set():
             numbers = self.oracle.claim(count)
             self.setting.feed.send(numbers)
             self.oracle.owe(numbers)
-            due = max(due + BATCH_SECONDS, time.monotonic() - 1)
+            due = max(due + pause, time.monotonic() - 1)
             self._over.wait(max(0.0, due - time.monotonic()))
 
     def _break_things(self) -> None:
@@ -224,6 +248,8 @@ class Trial:
         }
         if self.proxy is not None:
             ways["network"] = self._break_network
+        if self.clock is not None:
+            ways["clock"] = self._jump
         possible = [ways[name] for name in self.plan.faults if name in ways]
         while possible and not self._over.wait(rng.uniform(*QUIET_SECONDS)):
             self.note(rng.choice(possible)(rng))
@@ -234,6 +260,12 @@ class Trial:
         self._over.wait(rng.uniform(0.2, OUTAGE_SECONDS))
         receiver.delay, receiver.refuses = 0.0, False
         return "receiver slow" if is_slow else "receiver refuses"
+
+    def _jump(self, rng: random.Random) -> str:
+        assert self.clock is not None  # noqa: S101 - the caller has seen to it
+        seconds = rng.choice(CLOCK_JUMPS)
+        self.clock.set(seconds)
+        return f"clock {seconds:+} s"
 
     def _break_network(self, rng: random.Random) -> str:
         assert self.proxy is not None  # noqa: S101 - the caller has seen to it
@@ -247,7 +279,7 @@ class Trial:
         """Return how long a life may be: twice the time from a start to the first row."""
         begin = time.monotonic()
         self.setting.start()
-        while not self.setting.output.exists() or not self.setting.output.stat().st_size:
+        while not self.setting.has_rows():
             if not self.setting.product.wait_for(0.05):
                 raise RuntimeError(f"the product ends: {self.setting.product.log()[-2000:]}")
             if time.monotonic() > begin + self.plan.patience:
@@ -262,8 +294,6 @@ class Trial:
         draw, surroundings = rng.random(), None
         if "disk" in self.plan.faults and draw < DISK_SHARE:
             surroundings = disk_errors(rng)
-        elif "clock" in self.plan.faults and draw > 1 - CLOCK_SHARE:
-            surroundings = wrong_clock(rng)
         if surroundings is not None:
             self.note(surroundings.name)
         self.setting.start(surroundings)
@@ -292,11 +322,13 @@ class Trial:
         """Let the product catch up, send one more event, and end it."""
         caught_up = Law("without faults, the product catches up")
         fresh = Law("a fresh event gets through")
+        if self.clock is not None:
+            self.clock.set(0)
         self.setting.start()
         took = self.setting.wait_for(self.oracle.owed, self.plan.patience)
         self.figures["seconds to catch up"] = took
         caught_up.check(holds=took is not None, what=self._why())
-        numbers = self.oracle.claim(1)
+        numbers = self.oracle.claim(self.oracle.events.turn)
         self.setting.feed.send(numbers)
         self.oracle.owe(numbers)
         took = self.setting.wait_for(set(numbers), self.plan.patience)
@@ -312,37 +344,28 @@ class Trial:
 
     def judge(self, calm: Setting | None) -> list[Law]:
         """Check all laws; those of equality need an undisturbed run."""
-        rows = list(judge.read_rows(self.setting.output))
-        receipts = self.setting.receiver.receipts
-        accepted = [receipt.row for receipt in receipts if receipt.accepted]
-        laws = [
-            *self.oracle.judge_rows("file", rows, repeats=False),
-            *self.oracle.judge_rows("http", accepted, repeats=True),
-            judge.judge_repeats(receipts),
-            self.ends,
-            self.errors,
-        ]
+        setting, laws = self.setting, [self.ends, self.errors]
+        if setting.has_file:
+            laws += self.oracle.judge_rows("file", setting.rows(), repeats=False)
+        if setting.has_receiver:
+            laws += self.oracle.judge_rows("http", setting.accepted(), repeats=True)
+            laws.append(judge.judge_repeats(setting.receiver.receipts))
         if calm is not None:
-            right = self._by_id(judge.read_rows(calm.output))
-            laws += [
-                judge.judge_equal("rows are those of an undisturbed run", self._by_id(rows), right),
-                judge.judge_equal(
-                    "state is that of an undisturbed run",
-                    judge.read_state(self.setting.folder / "state.db"),
-                    judge.read_state(calm.folder / "state.db"),
-                ),
-            ]
+            found, right = (self._by_id(each.rows()) for each in (setting, calm))
+            laws.append(judge.judge_equal("rows are those of an undisturbed run", found, right))
+            states = [judge.read_state(each.folder / "state.db") for each in (setting, calm)]
+            laws.append(judge.judge_equal("state is that of an undisturbed run", *states))
         self.figures |= {
             "events": len(self.oracle.owed),
             "starts of the product": self.setting.product.lives,
-            "events that http received again": judge.count_repeats(receipts),
+            "events that http received again": judge.count_repeats(setting.receiver.receipts),
         }
         return laws
 
-    def _by_id(self, rows: object) -> dict[object, object]:
+    def _by_id(self, rows: Sequence[Row]) -> dict[object, object]:
         kept = [
             {name: value for name, value in row.items() if name not in self.plan.ignored}
-            for row in rows  # type: ignore[attr-defined] # rows of either kind
+            for row in rows
         ]
         return judge.rows_by_id(kept)
 
@@ -353,7 +376,9 @@ def train(folder: Path, events: Events) -> Path:
     Raises:
         RuntimeError: The command fails.
     """
-    history = FolderFeed(events, folder / "history")
+    # Each user has its turns, without bursts.
+    plain = replace(events, bursts=False)
+    history = FolderFeed(plain, folder / "history")
     history.send(range(FIRST - HISTORY * events.users, FIRST))
     models = folder / "models"
     values = {
