@@ -26,6 +26,7 @@ from morpheus.text import format_duration
 if TYPE_CHECKING:
     from morpheus.features.encoder import EncodedRows, EncodedSlice
     from morpheus.models.calibration import AlertForecast, UserDays
+    from morpheus.models.daily_usage import DayRecord
     from morpheus.models.input_check import InputProfile, ModelAge
     from morpheus.models.profile import Fingerprint, ModelCard
     from morpheus.models.store import SavedModels
@@ -278,6 +279,25 @@ class Table:
         whole = cls.find_whole(parts) if parts else None
         return whole or cls(pl.concat(table.to_frame() for table in parts))
 
+    @classmethod
+    def add_to_all(cls, tables: Sequence[Table], columns: Iterable[pl.Series]) -> list[Table]:
+        """Add columns to several tables of the same columns, in one step.
+
+        Args:
+            tables: The tables.
+            columns: The columns, with the rows of all tables.
+        """
+        return cls.concat(tables).with_columns(columns).split(each.height for each in tables)
+
+    @classmethod
+    def have_same_columns(cls, tables: Sequence[Table]) -> bool:
+        """Return whether `concat` can join tables."""
+        first = tables[0]
+        return all(
+            each._source is first._source or each.schema_key == first.schema_key  # noqa: SLF001 - of this class
+            for each in tables
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
@@ -405,9 +425,11 @@ class Scored(Batch):
 
     Attributes:
         losses: As in `Losses`.
+        daily: Scores by the days before, if `add-scores` has computed them.
     """
 
     losses: NDArray[np.float32]
+    daily: DayRecord | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from functools import cache, cached_property
 from hashlib import blake2b
+from itertools import pairwise
 from statistics import NormalDist
 from typing import Any, Protocol
 
@@ -27,6 +28,9 @@ MISSING, UNKNOWN, FIRST_CODE = 0, 1, 2
 MAX_VOCABULARY = 4096
 """Maximum number of values kept per column, most frequent first; it bounds the size of a
 fingerprint."""
+
+
+_NO_VALUES: dict[str | None, int] = {None: MISSING}
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,15 @@ class Category:
             if self.missing in self.vocabulary
             else UNKNOWN
         )
+
+    @property
+    def code_table(self) -> dict[str | None, int]:
+        """The code of each known value, and of a missing one. Not to be changed."""
+        if not self.vocabulary and self.missing is None:
+            return _NO_VALUES  # most columns of a log, for most users
+        codes: dict[str | None, int] = {None: self.missing_code}
+        codes.update((value, code) for code, value in enumerate(self.vocabulary, FIRST_CODE))
+        return codes
 
     def encode(
         self, values: NDArray[np.int32], value_codes: Mapping[str, int]
@@ -536,6 +549,19 @@ class Encoder:
         columns = ascii([astuple(column) for column in self.columns])
         return blake2b(columns.encode(), digest_size=16).hexdigest()
 
+    @cached_property
+    def code_tables(self) -> tuple[dict[str | None, int], ...]:
+        """The code of each known value of each category column, None included."""
+        return tuple(
+            column.code_table if isinstance(column, Category) else _NO_VALUES
+            for column in self.columns
+        )
+
+    @cached_property
+    def has_numbers(self) -> bool:
+        """Whether there are number columns."""
+        return any(isinstance(column, Number) for column in self.columns)
+
     def encode(self, frame: pl.DataFrame, encoded_slice: EncodedSlice | None = None) -> EncodedRows:
         """Encode events. A column that the frame does not have is missing in every event.
 
@@ -557,6 +583,71 @@ class Encoder:
                 scaled[:, n] = column.scale(unique.column_values(column.name))
         distinct = deduplicate_rows(codes, scaled)
         return replace(distinct, inverse=distinct.inverse[unique.inverse])
+
+
+def encode_users(
+    encoders: Sequence[Encoder], frame: pl.DataFrame, heights: Sequence[int]
+) -> list[EncodedRows]:
+    """Return what `Encoder.encode` returns for each of several users.
+
+    Args:
+        encoders: Encoder of each user, without number columns.
+        frame: The events of all users, one user after the other.
+        heights: Number of events of each user, at least one.
+    """
+    lengths = np.array(heights, dtype=np.intp)
+    starts = (lengths.cumsum() - lengths).tolist()
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for user, encoder in enumerate(encoders):
+        groups.setdefault(encoder.names, []).append(user)
+    encoded: dict[int, EncodedRows] = {}
+    for names, users in groups.items():
+        texts, cells = _list_rows(frame, names), list[int]()
+        for user in users:
+            tables = encoders[user].code_tables
+            for row in texts[starts[user] : starts[user] + heights[user]]:
+                cells += [table.get(value, UNKNOWN) for table, value in zip(tables, row)]  # noqa: B905 - of one length, and this is the innermost loop
+        codes = np.array(cells, dtype=np.int32).reshape(-1, len(names))
+        encoded |= zip(users, _deduplicate_users(codes, lengths[users]), strict=True)
+    return [encoded[user] for user in range(len(encoders))]
+
+
+def _deduplicate_users(
+    codes: NDArray[np.int32], heights: NDArray[np.intp]
+) -> Iterator[EncodedRows]:
+    """Yield the distinct rows of each user.
+
+    Args:
+        codes: Rows of all users, one user after the other, (rows, columns).
+        heights: Number of rows of each user, (users,).
+    """
+    owner = np.repeat(np.arange(len(heights)), heights)
+    hashes = hash_rows(codes.T)
+    order = np.lexsort((hashes, owner))
+    changed = np.ones(len(order), dtype=np.bool_)
+    changed[1:] = (np.diff(hashes[order]) != 0) | (np.diff(owner[order]) != 0)
+    first, group = order[changed], np.empty(len(order), dtype=np.intp)
+    group[order] = changed.cumsum() - 1
+    bounds = np.searchsorted(owner[first], np.arange(len(heights) + 1)).tolist()
+    if np.array_equal(codes[first][group], codes):
+        inverse, distinct = group - np.array(bounds[:-1])[owner], codes[first]
+        numbers, ends = np.empty((len(distinct), 0), dtype=np.float32), heights.cumsum().tolist()
+        for (start, end), (row, last) in zip(pairwise(bounds), pairwise([0, *ends]), strict=True):
+            yield EncodedRows(distinct[start:end], numbers[start:end], inverse[row:last])
+        return
+    # Two different rows have one hash.
+    for row, last in pairwise([0, *heights.cumsum().tolist()]):
+        rows = codes[row:last]
+        yield deduplicate_rows(rows, np.empty((len(rows), 0), dtype=np.float32))
+
+
+def _list_rows(frame: pl.DataFrame, names: Sequence[str]) -> list[tuple[str | None, ...]]:
+    """Return the texts of some columns, row by row; columns that do not exist are empty."""
+    columns = [
+        frame[name].cast(pl.String).to_list() if name in frame.columns else [None] * frame.height
+        for name in names
+    ]
+    return list(zip(*columns, strict=True)) if columns else [()] * frame.height
 
 
 def _encode_column(column: Column, unique: UniqueRows) -> NDArray[np.int32] | int:

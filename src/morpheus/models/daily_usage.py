@@ -12,7 +12,7 @@ batch, G days of a batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
 from itertools import pairwise
@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from morpheus.features.encoder import UNKNOWN
+from morpheus.features.encoder import UNKNOWN, EncodedRows
 from morpheus.models.scoring import (
     CONDITIONAL_STD_FLOOR,
     EVIDENCE_DECIMALS,
@@ -31,6 +31,7 @@ from morpheus.models.scoring import (
     BaselineStats,
     FloatArray,
     IntArray,
+    MaskedPredictions,
     PValues,
     Usage,
     combine_columns,
@@ -119,6 +120,23 @@ class UsageState(msgspec.Struct):
             for name in self.__struct_fields__:
                 setattr(self, name, getattr(fresh, name))
 
+    def equals(self, other: UsageState) -> bool:
+        """Return whether both remember the same, apart from `memory_parts`."""
+        for name in COMMON_STATE:
+            mine, given = getattr(self, name), getattr(other, name)
+            if mine is given:
+                continue
+            if mine is None or given is None or not np.array_equal(mine, given):
+                return False
+        return True
+
+    def follow(self, other: UsageState) -> None:
+        """Remember what another state does, apart from `memory_parts`."""
+        if self.history != other.history:
+            self.memory_parts = None
+        for name in COMMON_STATE:
+            setattr(self, name, getattr(other, name))
+
     def forget_oldest(self) -> None:
         """Keep the `MAX_NEW_VALUES` values without a code that were seen last."""
         new = int(np.searchsorted(self.keys, 0))
@@ -128,6 +146,10 @@ class UsageState(msgspec.Struct):
         rows = np.concatenate([kept, np.arange(new, len(self.keys))])
         for name in ("keys", "counts", "today", "latest"):
             setattr(self, name, getattr(self, name)[rows])
+
+
+COMMON_STATE = tuple(name for name in UsageState.__struct_fields__ if name != "memory_parts")
+"""Fields that are equal in the states of stages that have seen the same events."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +177,34 @@ class EventValues:
     inverse: NDArray[np.intp]
     days: IntArray
     ignored: NDArray[np.bool_] | None = None
+
+    @classmethod
+    def from_predictions(
+        cls,
+        usage: Usage,
+        keys: IntArray,
+        rows: EncodedRows,
+        predictions: MaskedPredictions,
+        days: IntArray,
+    ) -> EventValues:
+        """Join the parts of a batch.
+
+        Args:
+            usage: The user's history.
+            keys: Key of each value, (B, C).
+            rows: The events, encoded.
+            predictions: The predictions of the network.
+            days: Number of the day of each event, (B,).
+        """
+        known = np.where(rows.codes == UNKNOWN, 0, predictions.probability)
+        return cls(
+            keys=keys,
+            codes=rows.codes + usage.offsets,
+            probability=known.astype(np.float64),
+            number_error=predictions.number_error.astype(np.float64),
+            inverse=rows.inverse,
+            days=days,
+        )
 
     def take(self, rows: slice) -> EventValues:
         """Return consecutive events."""
@@ -204,10 +254,14 @@ class DailyScores:
         new: Whether a value was never seen before this day, (B, C).
         frequency: Share of the events of earlier days with the same value, (B, C).
         marginal: How much more likely a value is for another user, in nats, (B, C).
-        shares: Share of each column in the event's own evidence, (B, C); without columns if it is
-            not needed.
         memory: What earlier events add, in nats, (B,).
-        memory_parts: Part of each column in it, (B, C); without columns if it is not needed.
+        columns: Evidence of each column, in nats, (B, C).
+        steps: What the event adds to the memory of later ones, or takes away, in nats, (B,).
+        step_columns: Evidence of each column in it, (B, C).
+        starts_day: Whether the event is the first of its day, (B,).
+        shares: Share of each column in the event's own evidence, (B, C); without columns before
+            `divide`.
+        memory_parts: Part of each column in `memory`, (B, C); without columns before `divide`.
     """
 
     risk: FloatArray
@@ -218,17 +272,53 @@ class DailyScores:
     new: NDArray[np.bool_]
     frequency: FloatArray
     marginal: FloatArray
-    shares: FloatArray
     memory: FloatArray
-    memory_parts: FloatArray
+    columns: FloatArray
+    steps: FloatArray
+    step_columns: FloatArray
+    starts_day: NDArray[np.bool_]
+    shares: FloatArray = field(default_factory=lambda: np.empty((0, 0)))
+    memory_parts: FloatArray = field(default_factory=lambda: np.empty((0, 0)))
+
+    def take(self, rows: slice) -> DailyScores:
+        """Return the scores of consecutive events, before `divide`."""
+        names = (name for name in self.__dataclass_fields__ if name not in _DIVIDED)
+        return DailyScores(*(getattr(self, name)[rows] for name in names))
+
+    def divide(self, state: UsageState, leads: NDArray[np.intp]) -> DailyScores:
+        """Divide the evidence and the memory of consecutive events among the columns.
+
+        Args:
+            state: Remembers the parts of the columns in the memory; updated.
+            leads: For each column the first column with the same information, (C,).
+        """
+        parts, current = np.empty_like(self.columns), state.memory_parts
+        current = np.zeros(len(leads)) if current is None else current
+        shares = divide_evidence(self.step_columns, leads)
+        for event, step in enumerate(self.steps):
+            current = np.zeros(len(current)) if self.starts_day[event] else current
+            parts[event] = current
+            if step > 0:
+                current = current + step * shares[event]
+            total = current.sum()
+            after = min(max(self.memory[event] + step, 0.0), MEMORY_LIMIT)
+            current = current * (after / total) if total else current
+        state.memory_parts = current
+        return replace(self, shares=divide_evidence(self.columns, leads), memory_parts=parts)
 
     @classmethod
     def concat(cls, parts: Sequence[DailyScores]) -> DailyScores:
         """Join the scores of consecutive events."""
         if len(parts) == 1:
             return parts[0]
-        names = cls.__dataclass_fields__
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+        names = [name for name in cls.__dataclass_fields__ if name not in _DIVIDED]
+        names += _DIVIDED if parts[0].shares.size else ()
+        return cls(
+            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        )
+
+
+_DIVIDED = {"shares", "memory_parts"}
 
 
 @dataclass(frozen=True)
@@ -262,9 +352,10 @@ class DailyScorer:
             window = _Window.open(self, values.take(rows), days[rows], state)
             window.weigh_days(by_history)
             evidence = window.find_evidence()
-            parts.append(window.summarise(evidence, attribute=attribute))
+            parts.append(window.summarise(evidence))
             window.save(evidence)
-        return DailyScores.concat(parts)
+        scores = DailyScores.concat(parts)
+        return scores.divide(state, self.usage.leads) if attribute else scores
 
     def _compare_with_history(self, values: EventValues) -> _ByHistory:
         """Return the evidence of distinct rows by the history alone."""
@@ -589,17 +680,13 @@ class _Window:
         higher = ((maxima >= risks[:, None]) & earlier) @ self.weights
         return known.compute(risks, higher, earlier @ self.weights)
 
-    def summarise(self, evidence: _Evidence, *, attribute: bool) -> DailyScores:
+    def summarise(self, evidence: _Evidence) -> DailyScores:
         """Return the scores of the events."""
         risks = evidence.risks
         own = RISK_PER_NAT * np.maximum(evidence.own, 0)
         incident = self._running_maxima(risks)
         unknown = self.scorer.usage.is_unknown(self.values.keys)
         frequency = evidence.known.shares[self.day_of[:, None], self.ids]
-        shares = parts = np.empty((len(risks), 0))
-        if attribute:
-            shares = divide_evidence(evidence.columns, self.scorer.usage.leads)
-            parts = self._divide_memory(evidence)
         return DailyScores(
             risks,
             np.minimum(own.round(RISK_DECIMALS), risks),
@@ -609,9 +696,11 @@ class _Window:
             unknown & (frequency == 0),
             frequency,
             evidence.marginal,
-            shares,
             evidence.memory[:-1],
-            parts,
+            evidence.columns,
+            evidence.steps,
+            evidence.step_columns,
+            self.starts_day,
         )
 
     def _running_maxima(self, risks: FloatArray) -> FloatArray:
@@ -623,24 +712,6 @@ class _Window:
         for start, end in pairwise(bounds):
             np.maximum.accumulate(maxima[start:end], out=maxima[start:end])
         return maxima
-
-    def _divide_memory(self, evidence: _Evidence) -> FloatArray:
-        """Divide the memory before each event among the columns, (B, C)."""
-        parts = np.empty_like(evidence.columns)
-        current = self.state.memory_parts
-        current = np.zeros(len(self.scorer.usage.offsets)) if current is None else current
-        memory = evidence.memory
-        shares = divide_evidence(evidence.step_columns, self.scorer.usage.leads)
-        for event, step in enumerate(evidence.steps):
-            current = np.zeros(len(current)) if self.starts_day[event] else current
-            parts[event] = current
-            if step > 0:
-                current = current + step * shares[event]
-            total = current.sum()
-            after = min(max(memory[event] + step, 0.0), MEMORY_LIMIT)
-            current = current * (after / total) if total else current
-        self.state.memory_parts = current
-        return parts
 
     def save(self, evidence: _Evidence) -> None:
         """Put what is known at the start of the last day, and that day so far, into the state."""
@@ -720,6 +791,44 @@ def encode_keys(
         hashes = {text: hash_new_value(column, text or "") for text in dict.fromkeys(texts)}
         keys[events, column] = [hashes[text] for text in texts]
     return keys
+
+
+@dataclass(frozen=True)
+class DayRecord:
+    """How the events of a batch were scored, for later stages that need the same scores.
+
+    Attributes:
+        rows: The events, encoded.
+        before: What was remembered before them.
+        after: What is remembered after them.
+        predictions: What the network says about the distinct rows.
+        all_scores: Scores of these events, and of events of other users.
+        span: Position of these events.
+    """
+
+    rows: EncodedRows
+    before: UsageState
+    after: UsageState
+    predictions: MaskedPredictions
+    all_scores: DailyScores
+    span: slice = field(default_factory=lambda: slice(None))
+
+    @cached_property
+    def scores(self) -> DailyScores:
+        """Scores of the events."""
+        return self.all_scores.take(self.span)
+
+    def find(self, rows: EncodedRows, usage: UsageState) -> DailyScores | None:
+        """Return the scores, if they are of these rows and follow from what a state remembers.
+
+        Args:
+            rows: Events, encoded.
+            usage: What a stage remembers; updated if the scores are returned.
+        """
+        if rows is not self.rows or not usage.equals(self.before):
+            return None
+        usage.follow(self.after)
+        return self.scores
 
 
 class RecentCounter(msgspec.Struct):

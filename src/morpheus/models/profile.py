@@ -355,25 +355,22 @@ class ScoringParts:
         return DailyScorer(self.usage, self.usual, maxima)
 
     def read_values(
-        self, rows: EncodedRows, column_values: ColumnValues, days: NDArray[np.int64]
+        self,
+        rows: EncodedRows,
+        predictions: MaskedPredictions,
+        column_values: ColumnValues,
+        days: NDArray[np.int64],
     ) -> EventValues:
         """Return the values of a batch, and what the network predicts of them.
 
         Args:
             rows: The events, encoded.
+            predictions: The predictions of the network.
             column_values: Returns the values of a column for some events.
             days: Number of the day of each event, (B,).
         """
-        predictions, inverse = MaskedPredictions.predict(self.net, rows), rows.inverse
-        known = np.where(rows.codes == UNKNOWN, 0, predictions.probability)
-        return EventValues(
-            keys=encode_keys(self.usage, rows.codes, inverse, column_values),
-            codes=rows.codes + self.usage.offsets,
-            probability=known.astype(np.float64),
-            number_error=predictions.number_error.astype(np.float64),
-            inverse=inverse,
-            days=days,
-        )
+        keys = encode_keys(self.usage, rows.codes, rows.inverse, column_values)
+        return EventValues.from_predictions(self.usage, keys, rows, predictions, days)
 
     def surprise(self, rows: EncodedRows, predictions: MaskedPredictions) -> Surprise:
         """Return the marginal and the conditional surprise on the day after the history.

@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 
 import polars as pl
 
-from morpheus.core.batch import Batch, Events, Table, WithModel
+from morpheus.core.batch import Batch, Events, Scored, Table, WithModel
 from morpheus.core.stage import PreparesUsers, ProcessesUsers, Stage, StageContext, Transform
 from morpheus.core.state import State, StateKey, decode_state, encode_state
 from morpheus.errors import STOPPING_MESSAGE
@@ -266,7 +266,12 @@ class Chain:
 
     def _drop_model(self, batches: list[Batch]) -> list[Batch]:
         if self.segment.drops_model:
-            return [each.change(fingerprint=None, encoded=None) for each in batches]
+            released = {"fingerprint": None, "encoded": None}
+            with_scores = released | {"daily": None}
+            return [
+                each.change(**(with_scores if isinstance(each, Scored) else released))
+                for each in batches
+            ]
         return batches
 
     def push_many(self, batches: Sequence[Batch]) -> list[Batch]:

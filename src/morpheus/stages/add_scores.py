@@ -7,9 +7,10 @@ the same scores with `compute_scores`, without adding columns.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 
 import msgspec
 import numpy as np
@@ -17,7 +18,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from morpheus.columns import INCIDENT_SCORE, MODEL_VERSION, PVALUE, RISK, SCORE, SEVERITY, TIME
-from morpheus.core.batch import Losses, Scored
+from morpheus.core.batch import Losses, Scored, Table
 from morpheus.core.stage import (
     COMPAT_RELEASES,
     PipelineOptions,
@@ -29,8 +30,9 @@ from morpheus.core.stage import (
 from morpheus.core.state import State
 from morpheus.errors import UsageError
 from morpheus.models.calibration import compute_severity
-from morpheus.models.daily_usage import DailyScores, UsageState
-from morpheus.models.scoring import number_days
+from morpheus.models.daily_usage import DailyScores, DayRecord, UsageState
+from morpheus.models.profile import Fingerprint, ScoringParts
+from morpheus.models.scoring import MaskedPredictions, number_days
 from morpheus.text import suggest
 
 logger = logging.getLogger(__name__)
@@ -121,13 +123,18 @@ class ScoreContext:
         return self.score if fingerprint is None else fingerprint.calibration.zscore(self.score)
 
     @cached_property
+    def record(self) -> DayRecord | None:
+        """Scores by the days before each event, for later stages; see `daily`."""
+        return record_days(self.batch, self.usage, self.timezone, ignored=self.ignored)
+
+    @cached_property
     def daily(self) -> DailyScores | None:
         """Scores by the days before each event; None without a fingerprint or events.
 
         Raises:
             UsageError: The fingerprint was trained with the reference network.
         """
-        return score_days(self.batch, self.usage, self.timezone, ignored=self.ignored)
+        return None if self.record is None else self.record.scores
 
     @property
     def risk(self) -> FloatArray:
@@ -165,7 +172,8 @@ class ScoreContext:
     def training_data_scope(self) -> pl.Series:
         """Whose events the fingerprint was trained on, shape (rows,)."""
         card, rows = self.batch.card, self.batch.table.height
-        return pl.repeat(None if card is None else card.training_data_scope, rows, eager=True)
+        scope = None if card is None else card.training_data_scope
+        return pl.repeat(scope, rows, dtype=pl.String, eager=True)
 
     def column_z_loss(self, name: str, *, signed: bool = True) -> FloatArray | pl.Series:
         """Return the z-loss of one column, shape (rows,); NaN if there is no such column."""
@@ -198,16 +206,34 @@ def score_days(
     Raises:
         UsageError: The fingerprint was trained with the reference network.
     """
+    record = record_days(batch, usage, timezone, ignored=ignored)
+    if record is None or batch.fingerprint is None or batch.fingerprint.usage is None:
+        return None
+    scores = record.scores
+    return scores.divide(usage, batch.fingerprint.usage.leads) if attribute else scores
+
+
+def record_days(
+    batch: Losses | Scored,
+    usage: UsageState,
+    timezone: str,
+    *,
+    ignored: NDArray[np.bool_] | None = None,
+) -> DayRecord | None:
+    """Score the events of a batch by the days before them, or take the scores of an earlier stage.
+
+    The arguments are those of `score_days`.
+
+    Raises:
+        UsageError: The fingerprint was trained with the reference network.
+    """
     fingerprint, rows, table = batch.fingerprint, batch.encoded, batch.table
     if fingerprint is None or rows is None or not table.height:
         return None
-    try:
-        parts = fingerprint.scoring_parts()
-    except ValueError as error:
-        raise UsageError(
-            f"add-scores: fingerprints of `train-ae --model=reference` have no {_RISK_LABELS}. "
-            "Leave these labels out, or train with `--model=compact`."
-        ) from error
+    known = batch.daily if isinstance(batch, Scored) and ignored is None else None
+    if known is not None and known.find(rows, usage) is not None:
+        return known
+    parts, before = _scoring_parts(fingerprint), copy(usage)
 
     def column_values(column: int, events: NDArray[np.intp]) -> list[str | None]:
         name = fingerprint.encoder.names[column]
@@ -215,9 +241,59 @@ def score_days(
             return [None] * len(events)
         return table[name].gather(events).cast(pl.String).to_list()
 
-    values = parts.read_values(rows, column_values, number_days(table[TIME], timezone))
-    values = replace(values, ignored=ignored)
-    return parts.scorer.score(values, usage, attribute=attribute)
+    predictions = MaskedPredictions.predict(parts.net, rows)
+    days = number_days(table[TIME], timezone)
+    values = replace(parts.read_values(rows, predictions, column_values, days), ignored=ignored)
+    scores = parts.scorer.score(values, usage)
+    return DayRecord(rows, before, copy(usage), predictions, scores)
+
+
+def record_days_of_users(
+    batches: Sequence[Losses | Scored], usages: Sequence[UsageState], timezone: str
+) -> list[DayRecord | None]:
+    """Return what `record_days` returns for each of several users.
+
+    Args:
+        batches: Batches of different users, of the same columns.
+        usages: What is remembered of each user; updated.
+        timezone: Time zone of days.
+    """
+    from morpheus.models.bundles import UserEvents, score_users  # noqa: PLC0415 - for streams only
+
+    records: list[DayRecord | None] = [None] * len(batches)
+    known = [
+        i
+        for i, each in enumerate(batches)
+        if each.fingerprint and each.encoded and each.table.height
+    ]
+    table = Table.concat([batches[i].table for i in known]) if known else None
+    if table is None:
+        return records
+    users = [
+        UserEvents(_scoring_parts(batches[i].fingerprint), batches[i].encoded, usages[i])  # type: ignore[arg-type]  # they have both
+        for i in known
+    ]
+
+    def column_values(name: str, events: NDArray[np.intp]) -> list[str | None]:
+        if name not in table:
+            return [None] * len(events)
+        return table[name].gather(events).cast(pl.String).to_list()
+
+    names = [batches[i].fingerprint.encoder.names for i in known]  # type: ignore[union-attr]  # as above
+    found = score_users(users, names, number_days(table[TIME], timezone), column_values)
+    for i, record in zip(known, found, strict=True):
+        records[i] = record
+    return records
+
+
+def _scoring_parts(fingerprint: Fingerprint) -> ScoringParts:
+    try:
+        return fingerprint.scoring_parts()
+    except ValueError as error:
+        raise UsageError(
+            f"add-scores: fingerprints of `train-ae --model=reference` have no {_RISK_LABELS}. "
+            "Leave these labels out, or train with `--model=compact`."
+        ) from error
 
 
 _RISK_LABELS = "`risk`, `incident_score`, `pvalue` and `severity`"
@@ -240,12 +316,67 @@ SCORE_FUNCTIONS: dict[str, ScoreFunction] = {
     "own_share": lambda context: context.own_share,
 }
 """The function of each label. Besides, each feature column has a label `<column>_z_loss`."""
+_DAILY_SCORES = {
+    id(SCORE_FUNCTIONS[name]): name for name in (RISK, INCIDENT_SCORE, PVALUE, SEVERITY)
+}
 COMPAT_22_08, COMPAT_22_11 = COMPAT_RELEASES
 SCORE_FUNCTIONS_22_11 = SCORE_FUNCTIONS | {"zscore": SCORE_FUNCTIONS["abs_zscore"]}
 """As above. From 22.09 on, `zscore` has no sign."""
 MODEL_OUTPUTS = {COMPAT_22_08: (SCORE,), COMPAT_22_11: ("reconstruct_loss", "zscore")}
 """Outputs of the model, by release. These are the default labels. Labels with other names rename
 the outputs, in this order."""
+
+
+@dataclass
+class ScoreBundle:
+    """Scores of batches of several users, one after the other.
+
+    Attributes:
+        batches: The batches, of the same columns.
+        usages: What is remembered of each user; updated by `records`.
+        timezone: Time zone of days.
+    """
+
+    batches: Sequence[Losses | Scored]
+    usages: Sequence[UsageState]
+    timezone: str
+
+    @cached_property
+    def records(self) -> list[DayRecord | None]:
+        """Scores by the days before each event, of each user."""
+        return record_days_of_users(self.batches, self.usages, self.timezone)
+
+    def compute(self, name: str, function: ScoreFunction) -> pl.Series:
+        """Return a score of all events, as one column."""
+        daily = _DAILY_SCORES.get(id(function))
+        if daily is not None:
+            self.records  # noqa: B018 - the contexts have them
+        if function is SCORE_FUNCTIONS[SCORE]:
+            return _to_series(name, self._mean_losses())
+        parts = [function(context) for context in self._contexts]
+        if any(isinstance(part, pl.Series) for part in parts):
+            return pl.concat([_to_series(name, part) for part in parts])
+        return _to_series(name, np.concatenate(parts))
+
+    @cached_property
+    def _contexts(self) -> list[ScoreContext]:
+        contexts = [
+            ScoreContext(batch, usage, self.timezone)
+            for batch, usage in zip(self.batches, self.usages, strict=True)
+        ]
+        for context, record in zip(contexts, self.records, strict=True):
+            context.record = record
+        return contexts
+
+    def _mean_losses(self) -> FloatArray:
+        """Return what `ScoreContext.score` returns."""
+        scores = np.empty(sum(len(batch.losses) for batch in self.batches))
+        widths = np.array([batch.losses.shape[1] for batch in self.batches])
+        owner = np.repeat(widths, [len(batch.losses) for batch in self.batches])
+        for width in np.unique(widths).tolist():
+            losses = [batch.losses for batch in self.batches if batch.losses.shape[1] == width]
+            scores[owner == width] = np.concatenate(losses).mean(axis=1, dtype=np.float64)
+        return scores.round(DECIMALS)
 
 
 @dataclass(frozen=True)
@@ -311,24 +442,54 @@ class AddScores(Transform):
 
     def process(self, batch: Losses | Scored, state: ScoreState) -> Iterator[Scored]:
         """Add one column for each label."""
-        functions = {
-            self.prefix + label: function for label, function in self.score_functions().items()
-        }
-        columns = self._compat_functions() | functions
+        columns = self._column_scores
         context = ScoreContext(batch, state.usage, self.options.timezone)
         scores = [_to_series(name, function(context)) for name, function in columns.items()]
-        if batch.model_version is not None:
-            version = pl.lit(batch.model_version or None, pl.Int64)
-            name, rows = self.prefix + MODEL_VERSION, batch.table.height
-            scores.append(
-                pl.select(pl.repeat(version, rows, dtype=pl.Int64)).to_series().alias(name)
-            )
+        scores += self._list_versions([batch])
         yield batch.evolve(
             Scored,
             table=batch.table.with_columns(scores),
             scores=tuple(dict.fromkeys((*batch.scores, *columns))),
             losses=batch.losses,
+            daily=vars(context).get("record"),
         )
+
+    def process_users(
+        self, batches: Sequence[Losses | Scored], states: Sequence[ScoreState]
+    ) -> Iterator[list[Scored]]:
+        """Add the columns to batches of several users."""
+        tables = [batch.table for batch in batches]
+        has_version = {batch.model_version is not None for batch in batches}
+        if len(has_version) > 1 or not Table.have_same_columns(tables):
+            yield from (list(self.process(*each)) for each in zip(batches, states, strict=True))
+            return
+        columns, timezone = self._column_scores, self.options.timezone
+        usages = [state.usage for state in states]
+        bundle = ScoreBundle(batches, usages, timezone)
+        scores = [bundle.compute(name, function) for name, function in columns.items()]
+        scores += self._list_versions(batches)
+        added = Table.add_to_all(tables, scores)
+        for i, (batch, table) in enumerate(zip(batches, added, strict=True)):
+            names = tuple(dict.fromkeys((*batch.scores, *columns)))
+            daily = bundle.records[i] if "records" in vars(bundle) else None
+            yield [
+                batch.evolve(Scored, table=table, scores=names, losses=batch.losses, daily=daily)
+            ]
+
+    def _list_versions(self, batches: Sequence[Losses | Scored]) -> list[pl.Series]:
+        """Return the column of the model's version, if fingerprints have one."""
+        if batches[0].model_version is None:
+            return []
+        versions = np.array([batch.model_version or 0 for batch in batches], dtype=np.int64)
+        column = np.repeat(versions, [batch.table.height for batch in batches])
+        values = pl.Series(self.prefix + MODEL_VERSION, column)
+        return [values.set(values == 0, None)]
+
+    @cached_property
+    def _column_scores(self) -> dict[str, ScoreFunction]:
+        """The function of each added column."""
+        labels = self.score_functions().items()
+        return self._compat_functions() | {self.prefix + name: score for name, score in labels}
 
     def score_functions(self) -> dict[str, ScoreFunction]:
         """Return the functions of the labels that exist, by label."""
@@ -410,9 +571,22 @@ def compute_scores(
         options: Options of the pipeline, which determine the labels that exist.
         ignored: See `score_days`.
     """
-    functions = AddScores(label=label, options=options).score_functions()
+    functions = _find_functions(label, options)
     context = ScoreContext(batch, usage, options.timezone, ignored)
     return {name: _to_series(name, function(context)) for name, function in functions.items()}
+
+
+@lru_cache(maxsize=8)
+def _cached_functions(
+    label: tuple[str, ...], labels: tuple[str, ...], columns: tuple[str, ...], compat: str
+) -> dict[str, ScoreFunction]:
+    options = PipelineOptions(labels=labels, columns=columns, compat=compat)
+    return AddScores(label=label, options=options).score_functions()
+
+
+def _find_functions(label: tuple[str, ...], options: PipelineOptions) -> dict[str, ScoreFunction]:
+    """Return the functions of labels; the same ones for each batch."""
+    return _cached_functions(label, options.labels, options.columns, options.compat)
 
 
 def exceeds(values: pl.Series, threshold: float) -> pl.Series:

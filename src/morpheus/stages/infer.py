@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from morpheus.core.batch import Encoded, Losses, WithModel
+from morpheus.core.batch import Encoded, Losses, Table, WithModel
 from morpheus.core.stage import Requirements, Transform
+from morpheus.features.encoder import EncodedRows, encode_users
+
+MAX_ROWS = 64
+"""Events of one user up to which they are encoded one by one, with those of other users."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,27 @@ class Preprocess(Transform):
             encoded = fingerprint.encoder.encode(batch.table.to_frame(), batch.dict_codes)
         yield batch.evolve(Encoded, encoded=encoded, dict_codes=None)
 
+    def process_users(
+        self,
+        batches: Sequence[WithModel],
+        states: Sequence[None],  # noqa: ARG002 - no state
+    ) -> Iterator[list[Encoded]]:
+        """Encode batches of several users."""
+        found: dict[int, EncodedRows] = {}
+        if Table.have_same_columns([batch.table for batch in batches]):
+            users = [i for i, batch in enumerate(batches) if _can_be_bundled(batch)]
+            encoders = [batches[i].fingerprint.encoder for i in users]  # type: ignore[union-attr]  # they have one
+            tables = [batches[i].table for i in users]
+            heights = [table.height for table in tables]
+            if users:
+                rows = encode_users(encoders, Table.concat(tables).to_frame(), heights)
+                found = dict(zip(users, rows, strict=True))
+        for i, batch in enumerate(batches):
+            if i in found:
+                yield [batch.evolve(Encoded, encoded=found[i], dict_codes=None)]
+            else:
+                yield list(self.process(batch, None))
+
 
 @dataclass(frozen=True)
 class InfPytorch(Transform):
@@ -52,6 +77,29 @@ class InfPytorch(Transform):
     def process(self, batch: Encoded, state: None) -> Iterator[Losses]:  # noqa: ARG002 - no state
         """Compute the losses of a batch. Each distinct row passes through the network once."""
         yield batch.evolve(Losses, losses=_compute_losses(batch))
+
+    def process_users(
+        self,
+        batches: Sequence[Encoded],
+        states: Sequence[None],  # noqa: ARG002 - no state
+    ) -> Iterator[list[Losses]]:
+        """Compute the losses of batches of several users."""
+        from morpheus.models.bundles import compute_losses  # noqa: PLC0415 - for streams only
+
+        losses = compute_losses(
+            [batch.fingerprint for batch in batches], [batch.encoded for batch in batches]
+        )
+        for batch, found in zip(batches, losses, strict=True):
+            if found is None or batch.encoded is None:
+                yield list(self.process(batch, None))
+            else:
+                yield [batch.evolve(Losses, losses=found[batch.encoded.inverse])]
+
+
+def _can_be_bundled(batch: WithModel) -> bool:
+    """Return whether the events can be encoded together with those of other users."""
+    fingerprint, rows = batch.fingerprint, batch.table.height
+    return fingerprint is not None and 0 < rows <= MAX_ROWS and not fingerprint.encoder.has_numbers
 
 
 def _compute_losses(batch: Encoded) -> NDArray[np.float32]:
