@@ -125,6 +125,10 @@ COMMANDS = {
         "morpheus.cli.commands:lessons",
         "Copy the lessons, notebooks with their data, into a folder.",
     ),
+    "models": LazyCommand(
+        "morpheus.cli.models:models",
+        "Versions of a model store: list, compare, promote, roll back, remove and copy them.",
+    ),
     "report": LazyCommand(
         "morpheus.cli.commands:report",
         "Write a report page from the output files of earlier runs.",

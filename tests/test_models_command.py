@@ -1,0 +1,307 @@
+"""`morpheus models`, and streams that take new versions while they run."""
+
+import json
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import polars as pl
+import pytest
+from click.testing import CliRunner
+
+from morpheus.cli.main import morpheus
+from morpheus.models.store import ModelIndex, commit_index, put_model
+from morpheus.models.versions import CHAMPION, VersionedStore
+from people import day, fingerprint
+from test_watch import until, write
+
+DATA = Path(__file__).parents[1] / "examples" / "data"
+LESSON_USER = "userIdentitysessionContextsessionIssueruserName"
+
+
+def models(*words):
+    return CliRunner().invoke(morpheus, ["models", *map(str, words)], prog_name="morpheus")
+
+
+def failed(result, code, *texts):
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    for text in texts:
+        assert text in result.output
+
+
+def named(user, model):
+    return replace(model, card=msgspec.structs.replace(model.card, user=user))
+
+
+@pytest.fixture(scope="module")
+def two():
+    return fingerprint(), fingerprint(day(500, seed=1))
+
+
+@pytest.fixture
+def store(tmp_path, two):
+    """A store whose champion has two users, and whose candidate changes one and adds one."""
+    folder = tmp_path / "models"
+    opened = VersionedStore.open(folder)
+    opened.publish([named(user, two[0]) for user in ("ann", "bob")], note="first")
+    opened.publish([named(user, two[1]) for user in ("ann", "eve")], note="second")
+    return folder
+
+
+def test_list_has_a_line_for_each_version(store):
+    lines = models("list", store).output.splitlines()
+    assert lines[0].split()[:4] == ["VERSION", "PUBLISHED", "USERS", "CHANGED"]
+    assert "2026-01-01  champion   first" in lines[1]
+    assert lines[2].split()[0] == "2"
+    assert "candidate  second" in lines[2]
+    first, second = json.loads(models("list", store, "--json").output)
+    assert (first["number"], first["aliases"], first["users"]) == (1, ["champion"], 2)
+    assert (second["parent"], second["changed"], second["note"]) == (1, 2, "second")
+
+
+def test_show_has_the_facts_and_the_cards(store):
+    output = models("show", f"{store}@candidate").output
+    assert "Version        2, candidate" in output
+    assert "Users          3, of which 2 changed" in output
+    assert [line.split()[:3] for line in output.splitlines()[-3:]] == [
+        ["ann", "2", "500"],
+        ["bob", "1", "400"],
+        ["eve", "2", "500"],
+    ]
+    assert "and 2 more users (--max_users)" in models("show", f"{store}@2", "--max_users=1").output
+    assert json.loads(models("show", store, "--json").output)["cards"][0]["user"] == "ann"
+    failed(models("show", store, "--user=mallory"), 2, "version 1 has no fingerprint of `mallory`")
+
+
+def test_diff_compares_user_by_user(store):
+    output = models("diff", store).output
+    assert "Version 1 to 2: 2 fingerprints changed, 1 equal" in output
+    ann, eve = output.splitlines()[-2:]
+    assert ann.split()[:7] == ["ann", "1", "->", "2", "400", "->", "500"]
+    assert eve.split()[:4] == ["eve", "none", "->", "2"]
+    users = json.loads(models("diff", store, 1, 2, "--json").output)["users"]
+    assert users["eve"]["old"] is None
+    assert users["ann"]["new"]["threshold"] > 0
+    assert "0 fingerprints changed, 2 equal" in models("diff", store, 1, CHAMPION).output
+
+
+def test_promote_and_rollback_move_the_champion(store):
+    dry = models("promote", store, "--dry_run")
+    assert "Champion: version 1 -> version 2" in dry.output
+    opened = VersionedStore.open(store)
+    assert opened.resolve() == 1
+    assert "version 2 is the champion" in models("promote", store).output
+    assert opened.resolve() == 2
+    assert "version 1 is the champion" in models("rollback", store).output
+    assert opened.resolve() == 1
+    failed(models("rollback", store), 2, "no other version was champion before")
+    failed(models("rollback", f"{store}@2"), 2, "`morpheus models promote")
+
+
+def test_promote_and_rollback_for_one_user_make_a_version(store):
+    assert "version 3 is the champion" in models("promote", store, "--user=ann").output
+    opened = VersionedStore.open(store)
+    cards = opened.open_version().cards
+    assert {user: cards[user].events for user in cards} == {"ann": 500, "bob": 400}
+    result = models("rollback", store, "--user=ann", "--note=too noisy")
+    assert "Champion: version 3 -> version 1 for 1 user" in result.output
+    assert opened.load("ann").card.events == 400
+    assert opened.versions()[-1].note == "too noisy"
+    failed(models("promote", store, "--user=bobby"), 2, "version 2 has no fingerprint of `bobby`")
+
+
+def test_prune_removes_only_with_delete(store, two):
+    opened = VersionedStore.open(store)
+    for _ in range(3):
+        opened.publish([named("joe", two[0])], base=None)
+    listed = models("prune", store, "--keep=1")
+    assert "kept: champion" in listed.output
+    assert "Nothing was removed. Add --delete to remove them." in listed.output
+    assert len(opened.versions()) == 5
+    removed = json.loads(models("prune", store, "--keep=1", "--delete", "--json").output)
+    assert removed["removed"] == [2, 3, 4][3 - len(removed["removed"]) :]
+    assert {each.number for each in opened.versions()} == {1, 2, 3, 4, 5} - set(removed["removed"])
+
+
+def test_export_copies_a_version(store, tmp_path):
+    assert "version 2 of" in models("export", f"{store}@candidate", tmp_path / "copy").output
+    assert VersionedStore.open(tmp_path / "copy").resolve() == 2
+    failed(models("export", store, tmp_path / "copy"), 2, "has versions already")
+
+
+def test_a_folder_without_versions_is_listed_as_version_1(tmp_path, two):
+    folder = tmp_path / "old"
+    commit_index(folder, ModelIndex.from_cards({"ann": put_model(folder, two[0])}))
+    assert "1  " in models("list", folder).output
+    assert "Version        1, champion" in models("show", folder).output
+
+
+@pytest.mark.parametrize("command", ["list", "show", "diff", "promote", "rollback", "prune"])
+def test_a_missing_store_says_how_to_make_one(tmp_path, command):
+    result = models(command, tmp_path / "none")
+    failed(result, 2, "has no versions. Publish one with `train-ae")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_wrong_version_is_named(store):
+    failed(models("show", f"{store}@7"), 2, "there is no version 7")
+    failed(models("diff", store, "champoin"), 2, "Did you mean `champion`?")
+
+
+def train(folder, *globs):
+    words = ["run", "--num_threads=1", "pipeline-ae", f"--userid_column_name={LESSON_USER}"]
+    words += ["from-cloudtrail", f"--input_glob={DATA}/input-data/*.csv", "train-ae"]
+    words += [f"--train_data_glob={DATA}/{glob}/*.csv" for glob in globs]
+    words += [f"--models_output_filename={folder}", "--train_epochs=2"]
+    assert CliRunner().invoke(morpheus, words).exit_code == 0
+
+
+def test_rollback_shows_which_alerts_appear_and_which_vanish(tmp_path):
+    folder, logs = tmp_path / "models", f"--input_glob={DATA}/input-data/*.csv"
+    train(folder, "training-data")
+    train(folder, "training-data", "input-data")  # the attack is usual behaviour now
+    result = models("rollback", folder, logs, "--dry_run")
+    assert result.exit_code == 0, result.output
+    assert "Champion: version 2 -> version 1" in result.output
+    assert "1 alert would appear, 0 would vanish" in result.output
+    assert "appears  user123" in result.output
+    assert VersionedStore.open(folder).resolve() == 2
+    result = models("rollback", folder, logs, "--json", "--user=user123")
+    facts = json.loads(result.stdout)
+    assert {alert["user"] for alert in facts["appear"]} == {"user123"}
+    assert facts["targets"] == {"1": ["user123"]}
+    assert VersionedStore.open(folder).resolve() == 3
+    failed(models("rollback", folder, "--input_glob=none/*.csv"), 2, "--input_glob", "none/*.csv")
+
+
+# Streams.
+
+
+@contextmanager
+def stream(folder, store, *options):
+    """A process that scores the files of a watched directory with a store."""
+    words = [
+        *("--log_level=INFO", "run", "--num_threads=1", "pipeline-ae"),
+        *("--userid_column_name=userIdentityuserName", "--missing_features=warn"),
+        *("from-cloudtrail", f"--input_glob={folder}/in/*.jsonl", "--watch_directory=true"),
+        *("--batch_timeout=0.1", "train-ae", f"--pretrained_filename={store}", *options),
+        *("preprocess", "inf-pytorch", "add-scores", "--label=ae_anomaly_score", "--label=risk"),
+        *("serialize", "to-file", f"--filename={folder}/out.csv", "--flush"),
+    ]
+    main = "from morpheus.cli.main import main; main()"
+    log = folder / "log.txt"
+    with (
+        log.open("w") as file,
+        subprocess.Popen([sys.executable, "-c", main, *words], stderr=file, text=True) as process,
+    ):
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(20)
+    assert process.returncode == 130, log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
+def rows(folder):
+    path = folder / "out.csv"
+    return pl.read_csv(path) if path.exists() else pl.DataFrame({"model_version": []})
+
+
+@pytest.fixture
+def watched(tmp_path):
+    """A store of one version of the user `ann`, and a folder with a first file."""
+    (tmp_path / "in").mkdir()
+    write(tmp_path / "in" / "a.jsonl", 1, 60)
+    train_watched(tmp_path, "models", 1)
+    return tmp_path
+
+
+def train_watched(folder, store, seed):
+    words = ["run", "--num_threads=1", "pipeline-ae", "--userid_column_name=userIdentityuserName"]
+    words += ["from-cloudtrail", f"--input_glob={folder}/in/a.jsonl", "train-ae"]
+    words += [f"--models_output_filename={folder / store}", f"--seed={seed}", "--train_epochs=2"]
+    words += ["--train_min_history=10"]
+    assert CliRunner().invoke(morpheus, words).exit_code == 0
+
+
+def test_a_stream_takes_a_new_champion_without_a_restart(watched):
+    with stream(watched, watched / "models", "--model_refresh=0.1"):
+        until(lambda: rows(watched).height == 60)
+        train_watched(watched, "models@candidate", 2)
+        write(watched / "in" / "b.jsonl", 2, 30)
+        until(lambda: rows(watched).height == 90)
+        VersionedStore.open(watched / "models").promote()
+        write(watched / "in" / "c.jsonl", 3, 30)
+        until(lambda: rows(watched).height == 120)
+    frame = rows(watched)
+    assert frame["model_version"].to_list() == [1] * 90 + [2] * 30, "a candidate is not used"
+    assert frame["risk"].null_count() == 0
+    alone = watched / "alone.csv"
+    words = ["run", "--num_threads=1", "pipeline-ae", "--userid_column_name=userIdentityuserName"]
+    words += ["--missing_features=warn", "from-cloudtrail", f"--input_glob={watched}/in/c.jsonl"]
+    words += ["train-ae", f"--pretrained_filename={watched / 'models'}@2", "preprocess"]
+    words += ["inf-pytorch", "add-scores", "--label=ae_anomaly_score", "--label=risk"]
+    words += ["serialize", "to-file", f"--filename={alone}"]
+    assert CliRunner().invoke(morpheus, words).exit_code == 0
+    columns = ["ae_anomaly_score", "risk"]
+    fresh = pl.read_csv(alone).select(columns)
+    assert frame.select(columns).tail(30).equals(fresh), "the days since the training begin again"
+
+
+def test_a_stream_of_a_numbered_version_stays_with_it(watched):
+    with stream(watched, f"{watched / 'models'}@1", "--model_refresh=0.1"):
+        until(lambda: rows(watched).height == 60)
+        train_watched(watched, "models", 2)
+        write(watched / "in" / "b.jsonl", 2, 30)
+        until(lambda: rows(watched).height == 90)
+    assert rows(watched)["model_version"].to_list() == [1] * 90
+
+
+def test_a_stream_goes_on_when_the_store_cannot_be_read(watched):
+    manifest = watched / "models" / "store.json"
+    with stream(watched, watched / "models", "--model_refresh=0.1"):
+        until(lambda: rows(watched).height == 60)
+        manifest.write_bytes(manifest.read_bytes()[:-20])
+        write(watched / "in" / "b.jsonl", 2, 30)
+        until(lambda: rows(watched).height == 90)
+    assert rows(watched)["model_version"].to_list() == [1] * 90
+    assert "no new version of the models can be read" in (watched / "log.txt").read_text()
+
+
+def score(watched, out, *options):
+    words = ["run", "--num_threads=1", "pipeline-ae", "--userid_column_name=userIdentityuserName"]
+    words += ["from-cloudtrail", f"--input_glob={watched}/in/a.jsonl", "train-ae", *options]
+    words += ["preprocess", "inf-pytorch", "add-scores", "serialize", "to-file", "--overwrite"]
+    result = CliRunner().invoke(morpheus, [*words, f"--filename={watched / out}"])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_a_run_says_which_fingerprint_is_damaged_and_uses_the_one_before(watched):
+    train_watched(watched, "models", 2)
+    store = VersionedStore.open(watched / "models")
+    place = store.open_version(2).find_placed("ann")
+    pack = watched / "models" / "packs" / f"{place.pack}.pack"
+    content = bytearray(pack.read_bytes())
+    content[place.start + 1000] ^= 1
+    pack.write_bytes(bytes(content))
+    output = score(watched, "out.csv", f"--pretrained_filename={watched / 'models'}")
+    assert "Damaged     1 fingerprint of version 2; earlier ones are used" in output
+    assert set(pl.read_csv(watched / "out.csv")["model_version"]) == {1}
+
+
+def test_rows_have_the_version_only_with_a_store_and_the_same_when_it_is_published(watched):
+    glob = f"--train_data_glob={watched}/in/a.jsonl"
+    score(watched, "none.csv", glob, "--train_min_history=10")
+    assert "model_version" not in pl.read_csv(watched / "none.csv").columns
+    output = f"--models_output_filename={watched / 'models'}"
+    score(watched, "new.csv", glob, "--train_min_history=10", output)
+    score(watched, "again.csv", f"--pretrained_filename={watched / 'models'}")
+    assert set(pl.read_csv(watched / "new.csv")["model_version"]) == {2}
+    assert (watched / "new.csv").read_bytes() == (watched / "again.csv").read_bytes()
