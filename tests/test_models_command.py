@@ -1,6 +1,7 @@
 """`morpheus models`, and streams that take new versions while they run."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -184,7 +185,7 @@ def test_rollback_shows_which_alerts_appear_and_which_vanish(tmp_path):
 
 @contextmanager
 def stream(folder, store, *options):
-    """A process that scores the files of a watched directory with a store."""
+    """A process that scores the files of a work directory with a store."""
     words = [
         *("--log_level=INFO", "run", "--num_threads=1", "pipeline-ae"),
         *("--userid_column_name=userIdentityuserName", "--missing_features=warn"),
@@ -214,15 +215,15 @@ def rows(folder):
 
 
 @pytest.fixture
-def watched(tmp_path):
+def work(tmp_path):
     """A store of one version of the user `ann`, and a folder with a first file."""
     (tmp_path / "in").mkdir()
     write(tmp_path / "in" / "a.jsonl", 1, 60)
-    train_watched(tmp_path, "models", 1)
+    train_ann(tmp_path, "models", 1)
     return tmp_path
 
 
-def train_watched(folder, store, seed):
+def train_ann(folder, store, seed):
     words = ["run", "--num_threads=1", "pipeline-ae", "--userid_column_name=userIdentityuserName"]
     words += ["from-cloudtrail", f"--input_glob={folder}/in/a.jsonl", "train-ae"]
     words += [f"--models_output_filename={folder / store}", f"--seed={seed}", "--train_epochs=2"]
@@ -230,22 +231,22 @@ def train_watched(folder, store, seed):
     assert CliRunner().invoke(morpheus, words).exit_code == 0
 
 
-def test_a_stream_takes_a_new_champion_without_a_restart(watched):
-    with stream(watched, watched / "models", "--model_refresh=0.1"):
-        until(lambda: rows(watched).height == 60)
-        train_watched(watched, "models@candidate", 2)
-        write(watched / "in" / "b.jsonl", 2, 30)
-        until(lambda: rows(watched).height == 90)
-        VersionedStore.open(watched / "models").promote()
-        write(watched / "in" / "c.jsonl", 3, 30)
-        until(lambda: rows(watched).height == 120)
-    frame = rows(watched)
+def test_a_stream_takes_a_new_champion_without_a_restart(work):
+    with stream(work, work / "models", "--model_refresh=0.1"):
+        until(lambda: rows(work).height == 60)
+        train_ann(work, "models@candidate", 2)
+        write(work / "in" / "b.jsonl", 2, 30)
+        until(lambda: rows(work).height == 90)
+        VersionedStore.open(work / "models").promote()
+        write(work / "in" / "c.jsonl", 3, 30)
+        until(lambda: rows(work).height == 120)
+    frame = rows(work)
     assert frame["model_version"].to_list() == [1] * 90 + [2] * 30, "a candidate is not used"
     assert frame["risk"].null_count() == 0
-    alone = watched / "alone.csv"
+    alone = work / "alone.csv"
     words = ["run", "--num_threads=1", "pipeline-ae", "--userid_column_name=userIdentityuserName"]
-    words += ["--missing_features=warn", "from-cloudtrail", f"--input_glob={watched}/in/c.jsonl"]
-    words += ["train-ae", f"--pretrained_filename={watched / 'models'}@2", "preprocess"]
+    words += ["--missing_features=warn", "from-cloudtrail", f"--input_glob={work}/in/c.jsonl"]
+    words += ["train-ae", f"--pretrained_filename={work / 'models'}@2", "preprocess"]
     words += ["inf-pytorch", "add-scores", "--label=ae_anomaly_score", "--label=risk"]
     words += ["serialize", "to-file", f"--filename={alone}"]
     assert CliRunner().invoke(morpheus, words).exit_code == 0
@@ -254,54 +255,54 @@ def test_a_stream_takes_a_new_champion_without_a_restart(watched):
     assert frame.select(columns).tail(30).equals(fresh), "the days since the training begin again"
 
 
-def test_a_stream_of_a_numbered_version_stays_with_it(watched):
-    with stream(watched, f"{watched / 'models'}@1", "--model_refresh=0.1"):
-        until(lambda: rows(watched).height == 60)
-        train_watched(watched, "models", 2)
-        write(watched / "in" / "b.jsonl", 2, 30)
-        until(lambda: rows(watched).height == 90)
-    assert rows(watched)["model_version"].to_list() == [1] * 90
+def test_a_stream_of_a_numbered_version_stays_with_it(work):
+    with stream(work, f"{work / 'models'}@1", "--model_refresh=0.1"):
+        until(lambda: rows(work).height == 60)
+        train_ann(work, "models", 2)
+        write(work / "in" / "b.jsonl", 2, 30)
+        until(lambda: rows(work).height == 90)
+    assert rows(work)["model_version"].to_list() == [1] * 90
 
 
-def test_a_stream_goes_on_when_the_store_cannot_be_read(watched):
-    manifest = watched / "models" / "store.json"
-    with stream(watched, watched / "models", "--model_refresh=0.1"):
-        until(lambda: rows(watched).height == 60)
+def test_a_stream_goes_on_when_the_store_cannot_be_read(work):
+    manifest = work / "models" / "store.json"
+    with stream(work, work / "models", "--model_refresh=0.1"):
+        until(lambda: rows(work).height == 60)
         manifest.write_bytes(manifest.read_bytes()[:-20])
-        write(watched / "in" / "b.jsonl", 2, 30)
-        until(lambda: rows(watched).height == 90)
-    assert rows(watched)["model_version"].to_list() == [1] * 90
-    assert "no new version of the models can be read" in (watched / "log.txt").read_text()
+        write(work / "in" / "b.jsonl", 2, 30)
+        until(lambda: rows(work).height == 90)
+    assert rows(work)["model_version"].to_list() == [1] * 90
+    assert "no new version of the models can be read" in (work / "log.txt").read_text()
 
 
-def score(watched, out, *options):
+def score(work, out, *options):
     words = ["run", "--num_threads=1", "pipeline-ae", "--userid_column_name=userIdentityuserName"]
-    words += ["from-cloudtrail", f"--input_glob={watched}/in/a.jsonl", "train-ae", *options]
+    words += ["from-cloudtrail", f"--input_glob={work}/in/a.jsonl", "train-ae", *options]
     words += ["preprocess", "inf-pytorch", "add-scores", "serialize", "to-file", "--overwrite"]
-    result = CliRunner().invoke(morpheus, [*words, f"--filename={watched / out}"])
+    result = CliRunner().invoke(morpheus, [*words, f"--filename={work / out}"])
     assert result.exit_code == 0, result.output
     return result.output
 
 
-def test_a_run_says_which_fingerprint_is_damaged_and_uses_the_one_before(watched):
-    train_watched(watched, "models", 2)
-    store = VersionedStore.open(watched / "models")
+def test_a_run_says_which_fingerprint_is_damaged_and_uses_the_one_before(work):
+    train_ann(work, "models", 2)
+    store = VersionedStore.open(work / "models")
     place = store.open_version(2).find_placed("ann")
-    pack = watched / "models" / "packs" / f"{place.pack}.pack"
+    pack = work / "models" / "packs" / f"{place.pack}.pack"
     content = bytearray(pack.read_bytes())
     content[place.start + 1000] ^= 1
     pack.write_bytes(bytes(content))
-    output = score(watched, "out.csv", f"--pretrained_filename={watched / 'models'}")
-    assert "Damaged     1 fingerprint of version 2; earlier ones are used" in output
-    assert set(pl.read_csv(watched / "out.csv")["model_version"]) == {1}
+    output = score(work, "out.csv", f"--pretrained_filename={work / 'models'}")
+    assert re.search(r"Damaged +1 fingerprint of version 2; earlier ones are used", output)
+    assert set(pl.read_csv(work / "out.csv")["model_version"]) == {1}
 
 
-def test_rows_have_the_version_only_with_a_store_and_the_same_when_it_is_published(watched):
-    glob = f"--train_data_glob={watched}/in/a.jsonl"
-    score(watched, "none.csv", glob, "--train_min_history=10")
-    assert "model_version" not in pl.read_csv(watched / "none.csv").columns
-    output = f"--models_output_filename={watched / 'models'}"
-    score(watched, "new.csv", glob, "--train_min_history=10", output)
-    score(watched, "again.csv", f"--pretrained_filename={watched / 'models'}")
-    assert set(pl.read_csv(watched / "new.csv")["model_version"]) == {2}
-    assert (watched / "new.csv").read_bytes() == (watched / "again.csv").read_bytes()
+def test_rows_have_the_version_only_with_a_store_and_the_same_when_it_is_published(work):
+    glob = f"--train_data_glob={work}/in/a.jsonl"
+    score(work, "none.csv", glob, "--train_min_history=10")
+    assert "model_version" not in pl.read_csv(work / "none.csv").columns
+    output = f"--models_output_filename={work / 'models'}"
+    score(work, "new.csv", glob, "--train_min_history=10", output)
+    score(work, "again.csv", f"--pretrained_filename={work / 'models'}")
+    assert set(pl.read_csv(work / "new.csv")["model_version"]) == {2}
+    assert (work / "new.csv").read_bytes() == (work / "again.csv").read_bytes()

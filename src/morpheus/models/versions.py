@@ -362,9 +362,7 @@ class ModelVersion(ModelStore):
             if found is None:
                 raise
             self.replaced.append(Replaced(user, placed.card.version, found.card.version))
-            logger.error(  # noqa: TRY400 - a message for the operator, not a traceback
-                "%s Version %d is used instead.", error, found.card.version
-            )
+            logger.warning("%s Version %d is used instead.", error, found.card.version)
             return found
 
     def _load_earlier(self, user: str, damaged: ModelCard) -> Fingerprint | None:
@@ -482,9 +480,7 @@ class VersionedStore:
                     opened = self._open(before, earlier[position + 1 :])
                 except ModelCorruptedError:
                     continue
-                logger.error(  # noqa: TRY400 - a message for the operator, not a traceback
-                    "%s Version %d is used instead.", error, before.number
-                )
+                logger.warning("%s Version %d is used instead.", error, before.number)
                 opened.replaced.append(Replaced(None, version.number, before.number))
                 return opened
             raise
