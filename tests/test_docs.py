@@ -74,6 +74,7 @@ OWNERS = {
     "docs/evidence.md": "report/test_evidence::test_the_documentation_shows_what_the_page_writes",
     "docs/how-to/bucket-stream.md": "services/test_how_to::test_the_page_of_a_bucket_follows_it",
     "docs/how-to/index.md": "test_docs::test_a_page_of_links_has_all_pages_of_its_section",
+    "docs/kafka.md": "test_from_kafka::test_the_page_reads_a_topic_and_a_second_run_goes_on",
     "docs/how-to/kafka.md": "services/test_how_to::test_the_page_of_kafka_sends_messages",
     "docs/how-to/opensearch.md": "services/test_how_to::test_the_page_of_opensearch_sends_alerts",
     "docs/how-to/s3.md": "services/test_how_to::test_the_page_of_s3_reads_a_bucket",

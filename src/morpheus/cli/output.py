@@ -640,7 +640,8 @@ def _read_lines(name: str, stats: ReadStats) -> Iterator[tuple[str, str]]:
     not_read = not_read or stats.taken_files
     if not stats.files and not not_read and not stats.read:
         return
-    yield name, f"{format_count(stats.read, 'event')} in {format_count(stats.files, 'file')}"
+    place = f" in {format_count(stats.files, 'file')}" if stats.files or not_read else ""
+    yield name, f"{format_count(stats.read, 'event')}{place}"
     if stats.time_range:
         yield "  period", stats.time_range
     if parts := _list_left_out(stats):

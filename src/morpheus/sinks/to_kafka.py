@@ -28,6 +28,12 @@ from morpheus.sinks.delivery import (
     validate_dlq_path,
 )
 from morpheus.sinks.formats import ISO_TIMES, TIME_FORMATS
+from morpheus.sources.from_kafka import (
+    ENV_PREFIX,
+    ClientLogger,
+    require_client,
+    settings_from_env,
+)
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message
@@ -35,9 +41,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ACK_TIMEOUT_REASON = "no broker acknowledged it in time"
-ENV_PREFIX = "MORPHEUS_KAFKA_"
-"""Prefix of environment variables that configure the client."""
-
 COMPRESSION = "gzip"
 """Compression of messages. Every client can read it; lz4, snappy and zstd need libraries."""
 _POLL_INTERVAL = 0.005  # seconds between two checks for acknowledgements
@@ -58,7 +61,7 @@ class KafkaTransport:
     """
 
     def __init__(self, servers: str, topic: str, *, client_id: str | None, timeout: float) -> None:
-        require_client()
+        require_client(ToKafka.name)
         from confluent_kafka import KafkaException, Producer  # noqa: PLC0415 - an extra
 
         self.destination = f"`{topic}` at `{servers}`"
@@ -75,7 +78,7 @@ class KafkaTransport:
             "error_cb": self._on_error,
         }
         try:
-            self._producer = Producer(settings, logger=_ClientLogger(logger))
+            self._producer = Producer(settings, logger=ClientLogger(logger))
         except KafkaException as error:
             raise UsageError(
                 f"to-kafka: the client rejects its settings: {error.args[0].str()}. Fix the "
@@ -166,44 +169,6 @@ class _PendingDeliveries:
         return SendResult(rejected=self._rejected, retryable=reasons)
 
 
-class _ClientLogger(logging.LoggerAdapter[logging.Logger]):
-    """Logs the client's messages at level DEBUG: it repeats every failed attempt to connect.
-
-    What they mean for a run is in the error of the run.
-    """
-
-    def log(self, level: int, msg: object, *args: object, **_: Any) -> None:  # noqa: ANN401, ARG002 - as logging declares it
-        """Log a message. Its own level is not used."""
-        self.logger.debug(msg, *args)
-
-
-def settings_from_env(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings of the client in the environment, by the client's own names.
-
-    >>> settings_from_env({"MORPHEUS_KAFKA_SASL_PASSWORD": "s3cret", "HOME": "/root"})
-    {'sasl.password': 's3cret'}
-    """
-    return {
-        name.removeprefix(ENV_PREFIX).lower().replace("_", "."): value
-        for name, value in environment.items()
-        if name.startswith(ENV_PREFIX)
-    }
-
-
-def require_client() -> None:
-    """Check that the client is installed.
-
-    Raises:
-        UsageError: It is not; the message says what to install.
-    """
-    try:
-        import confluent_kafka  # noqa: F401, PLC0415 - an extra
-    except ImportError as error:
-        raise UsageError(
-            "to-kafka: the Kafka client is not installed. Type `pip install 'morpheus-dfp[kafka]'`."
-        ) from error
-
-
 def _rejection_codes() -> set[int]:
     """Return the codes of errors that an event itself causes."""
     from confluent_kafka import KafkaError  # noqa: PLC0415 - an extra
@@ -279,7 +244,7 @@ class ToKafka(Sink):
         Raises:
             UsageError: The message says what to install or to type.
         """
-        require_client()
+        require_client(self.name)
         validate_dlq_path(self.dead_letters)
         if self.bootstrap_servers.lower() == "auto":
             raise UsageError(

@@ -508,6 +508,10 @@ class FileSource(Source):
         """Return a batch without events; see `Source.make_empty_batch`."""
         return Events(user=None, table=Table(self._make_ingest().make_empty_frame(columns)))
 
+    def make_ingest(self) -> FileIngest:
+        """Return what reads the files, for sources that have the same log in another place."""
+        return self._make_ingest()
+
     def get_log_format(self) -> LogFormat:
         """Return the format of the log files."""
         return self.log_format

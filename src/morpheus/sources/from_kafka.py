@@ -1,0 +1,1264 @@
+"""`from-kafka`: read a log from Kafka topics, as a member of a consumer group.
+
+`MessageDecoder` turns messages into lines of JSON, `KafkaConsumer` reads topics and keeps the
+positions, and `FromKafka` passes the lines to the reader of files. A message that cannot be read
+goes to a dead-letter topic. The client is an extra (`kafka`), so it is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import msgspec
+
+from morpheus.columns import LogDescription
+from morpheus.core.batch import Events, MicroBatch, Partition, ReadStats, RunMetrics, Table
+from morpheus.core.stage import PipelineOptions, Values, list_values, option, read_lines
+from morpheus.errors import MorpheusError, RecordError, TransientError, UsageError
+from morpheus.models.profile import InputSpec
+from morpheus.runtime.pool import WorkerPool
+from morpheus.sources.base import FileSource, Source
+from morpheus.sources.compression import LargeFileError, LogPath, decompress, to_utf8
+from morpheus.sources.ingest import FileIngest, IngestRun
+from morpheus.sources.json_records import flatten_name
+from morpheus.sources.log_format import LogFormat
+from morpheus.sources.partitioning import LocalPartitionStore
+from morpheus.sources.pseudonyms import Pseudonymizer
+from morpheus.sources.schema_file import is_schema_file
+from morpheus.sources.time_range import check_time_format, check_timezone
+from morpheus.storage.object_store import ObjectPath
+from morpheus.storage.spill import SpillDir
+from morpheus.text import NOTICE, format_count, quote_backtick, suggest
+
+if TYPE_CHECKING:
+    from confluent_kafka import KafkaError, Message, TopicPartition
+
+logger = logging.getLogger(__name__)
+
+ENV_PREFIX = "MORPHEUS_KAFKA_"
+"""Prefix of environment variables that configure the client."""
+_START_TIMEOUT = 30.0  # seconds to wait for a broker when a run starts
+_REQUEST_TIMEOUT = 10.0  # seconds to wait for one answer of a broker
+_SLICE = 0.1  # seconds in the client at a time: a signal is handled between two slices
+_TICK = 1.0  # seconds without messages after which an empty micro-batch is due
+_MAX_BATCH_BYTES = 1 << 26
+_MAX_MESSAGE_BYTES = 1 << 25
+"""Size of a message after decompression. A line of the reader may have twice as much."""
+_OWN_SETTINGS = {
+    "bootstrap.servers": "--bootstrap_servers",
+    "group.id": "--group_id",
+    "group.instance.id": "--instance_id",
+    "client.id": "--client_id",
+    "auto.offset.reset": "--auto_offset_reset",
+    "enable.auto.commit": "",
+    "enable.auto.offset.store": "",
+    "enable.partition.eof": "",
+}
+"""Settings of the client that options of the source decide, or the source itself."""
+_SECRET = re.compile(r"password|secret|\.key|key\.pem|token|oauthbearer\.config|sasl\.jaas")
+
+
+def settings_from_env(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings of the client in the environment, by the client's own names.
+
+    >>> settings_from_env({"MORPHEUS_KAFKA_SASL_PASSWORD": "s3cret", "HOME": "/root"})
+    {'sasl.password': 's3cret'}
+    """
+    return {
+        name.removeprefix(ENV_PREFIX).lower().replace("_", "."): value
+        for name, value in environment.items()
+        if name.startswith(ENV_PREFIX)
+    }
+
+
+def read_settings_file(path: str) -> dict[str, str]:
+    """Read a file of settings of the client: a line `name=value` each, `#` begins a comment.
+
+    Raises:
+        UsageError: The file cannot be read, or a line is no setting. Values are not shown.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UsageError(
+            f"--kafka_config_file: `{path}` cannot be read: {reason}. Give a text file with a line "
+            "`name=value` for each setting."
+        ) from error
+    settings: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(
+                f"--kafka_config_file: `{path}`, line {number}: there is no `=`. Write a setting "
+                "of the client as `name=value`."
+            )
+        settings[name.strip()] = value.strip()
+    return settings
+
+
+def require_client(word: str) -> None:
+    """Check that the client is installed.
+
+    Args:
+        word: The stage that needs it.
+
+    Raises:
+        UsageError: It is not; the message says what to install.
+    """
+    try:
+        import confluent_kafka  # noqa: F401, PLC0415 - an extra
+    except ImportError as error:
+        raise UsageError(
+            f"{word}: the Kafka client is not installed. Type `pip install 'morpheus-dfp[kafka]'`."
+        ) from error
+
+
+class ClientLogger(logging.LoggerAdapter[logging.Logger]):
+    """Logs the client's messages at level DEBUG: it repeats every failed attempt to connect.
+
+    What they mean for a run is in the error or the notice of the run.
+    """
+
+    def log(self, level: int, msg: object, *args: object, **_: Any) -> None:  # noqa: ANN401, ARG002 - as logging declares it
+        """Log a message. Its own level is not used."""
+        self.logger.debug(msg, *args)
+
+
+def hide_secrets(text: str, settings: Mapping[str, object]) -> str:
+    """Replace the secrets among some settings in a text.
+
+    >>> hide_secrets("bad value s3cret", {"sasl.password": "s3cret"})
+    'bad value ***'
+    """
+    for name, value in settings.items():
+        if _SECRET.search(name) and isinstance(value, str) and value:
+            text = text.replace(value, "***")
+    return text
+
+
+class UnreadableMessageError(Exception):
+    """A message that is no record of a log. Its text is the reason."""
+
+
+@dataclass(frozen=True)
+class MessageDecoder:
+    """Turns the value of a message into lines of JSON.
+
+    A value is a record, a list of records, or an envelope; JSON or JSON lines; plain, gzip or zstd.
+
+    Attributes:
+        log_format: Finds the records in envelopes, if headers become columns.
+        header_columns: Column of each header that is kept.
+    """
+
+    log_format: LogFormat
+    header_columns: Mapping[str, str] = field(default_factory=dict)
+
+    def decode(self, value: bytes, headers: Sequence[tuple[str, bytes | None]]) -> list[bytes]:
+        """Return the lines of a message, each one JSON object or list.
+
+        Raises:
+            UnreadableMessageError: It is not JSON, or its headers name another encoding.
+        """
+        if headers:
+            _check_headers({name.lower(): text for name, text in headers})
+        text = _decompress(value)
+        if text[:1] == b"\0" and text[5:6] in (b"{", b"["):
+            text = text[5:]  # the id of a schema in a registry, in front of JSON
+        lines = [text] if b"\n" not in text.rstrip() else _split_lines(text)
+        lines = [_check_json(line.strip()) for line in lines]
+        columns = self._make_columns(headers) if self.header_columns else b""
+        if not columns:
+            return lines
+        find = self.log_format.record_finder.find
+        return [b"{%s,%s" % (columns, bytes(r).lstrip()[1:]) for line in lines for r in find(line)]
+
+    def _make_columns(self, headers: Sequence[tuple[str, bytes | None]]) -> bytes:
+        """Return the headers that become columns, as fields of JSON."""
+        values = {
+            self.header_columns[name]: (text or b"").decode("utf-8", "replace")
+            for name, text in headers
+            if name in self.header_columns
+        }
+        return msgspec.json.encode(values)[1:-1]
+
+
+_TEXT_TYPES = ("json", "text/plain", "octet-stream", "gzip", "zstd")
+_ENCODINGS = ("", "identity", "gzip", "x-gzip", "zstd", "utf-8", "utf8")
+
+
+def _check_headers(headers: Mapping[str, bytes | None]) -> None:
+    """Reject a message whose headers say that it is not JSON, or is compressed in another way."""
+    kind = (headers.get("content-type") or b"").decode("latin-1").partition(";")[0].strip().lower()
+    if kind and not any(each in kind for each in _TEXT_TYPES):
+        raise UnreadableMessageError(f"the content type is {kind!r}, and only JSON is read")
+    encoding = (headers.get("content-encoding") or b"").decode("latin-1").strip().lower()
+    if encoding not in _ENCODINGS:
+        raise UnreadableMessageError(
+            f"the content encoding is {encoding!r}, and only gzip and zstd are read"
+        )
+
+
+def _decompress(value: bytes) -> bytes:
+    try:
+        text = to_utf8(decompress(value, Path("message"), _MAX_MESSAGE_BYTES))
+    except LargeFileError as error:
+        raise UnreadableMessageError(
+            f"the message has more than {_MAX_MESSAGE_BYTES >> 20} MiB after decompression"
+        ) from error
+    except RecordError as error:
+        raise UnreadableMessageError(error.reason.partition("; download")[0]) from error
+    if len(text) > _MAX_MESSAGE_BYTES:
+        raise UnreadableMessageError(f"the message has more than {_MAX_MESSAGE_BYTES >> 20} MiB")
+    return text
+
+
+def _split_lines(text: bytes) -> list[bytes]:
+    """Return JSON over several lines as one line, and JSON lines as they are."""
+    try:
+        return [msgspec.json.format(text, indent=-1)]
+    except (msgspec.MsgspecError, RecursionError):
+        return [line for line in text.split(b"\n") if line and not line.isspace()]
+
+
+def _check_json(line: bytes) -> bytes:
+    """Return a line that is a JSON object or list with something in it."""
+    try:
+        msgspec.json.decode(line, type=msgspec.Raw)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise UnreadableMessageError(f"the message is not JSON: {error}") from error
+    if line[:1] not in (b"{", b"[") or line in (b"{}", b"[]"):
+        raise UnreadableMessageError("the message has no record: it is not a JSON object or list")
+    return line
+
+
+class Place(NamedTuple):
+    """A partition of a topic."""
+
+    topic: str
+    partition: int
+
+    @property
+    def key(self) -> str:
+        """Name of the partition among the offsets of a checkpoint."""
+        return f"{self.topic}/{self.partition}"
+
+
+class Received(NamedTuple):
+    """A message with its place.
+
+    Attributes:
+        place: Where it comes from.
+        offset: Its offset there.
+        message: The message.
+    """
+
+    place: Place
+    offset: int
+    message: Message
+
+    def __str__(self) -> str:
+        return f"topic `{self.place.topic}`, partition {self.place.partition}, offset {self.offset}"
+
+
+class KafkaConsumer:
+    """Reads the topics of a source, and keeps the position in each partition.
+
+    A partition is read from the offset of the checkpoint; without one, from the offset that its
+    group has committed; without that, as --auto_offset_reset says. A partition that comes back to
+    this process after a rebalance continues at the later of its own and the committed offset.
+
+    Args:
+        source: Has the options.
+        offsets: Offsets of the last checkpoint; see `Source.micro_batches`.
+    """
+
+    def __init__(self, source: FromKafka, offsets: Mapping[str, bytes]) -> None:
+        from confluent_kafka import Consumer, KafkaException  # noqa: PLC0415 - an extra
+
+        self.source = source
+        self.topics = list_values(source.input_topic)
+        self.positions = _parse_offsets(offsets, self.topics)
+        self.assigned: set[Place] = set()
+        self.revoked: set[Place] = set()
+        self.ends: dict[Place, int] = {}
+        self._was_revoked: set[Place] = set()
+        self._batch: list[Received] = []
+        self._was_assigned = self._is_down = self._is_closing = False
+        self._last_error: KafkaError | None = None
+        self._unsafe = 0  # micro-batches that are not acknowledged yet
+        self._committed: dict[Place, int] = {}
+        settings = {**source.make_settings(), "error_cb": self._on_error}
+        self._is_cooperative = "cooperative" in settings["partition.assignment.strategy"]
+        try:
+            self._client = Consumer(settings, logger=ClientLogger(logger))
+        except KafkaException as error:
+            raise _settings_error(error, settings) from error
+        # Also at the end of a process that a failure ends: others take over at once.
+        self._close_client = weakref.finalize(self, self._client.close)
+
+    def check_topics(self) -> None:
+        """Wait until a broker answers, and check that the topics exist.
+
+        Raises:
+            UsageError: A topic does not exist or may not be read, or the sign-in fails.
+            TransientError: No broker answers in time.
+        """
+        from confluent_kafka import KafkaException  # noqa: PLC0415 - an extra
+
+        deadline, waits = time.monotonic() + _START_TIMEOUT, False
+        while True:
+            try:
+                found = self._client.list_topics(timeout=1.0).topics
+                break
+            except KafkaException as error:
+                self._client.poll(0)  # calls `_on_error` with the reason
+                self._raise_if_rejected()
+                if time.monotonic() > deadline:
+                    raise self._unavailable(error.args[0]) from error
+                if not waits:
+                    where = self.source.bootstrap_servers
+                    logger.warning("from-kafka: waiting for a broker at %s.", where, extra=NOTICE)
+                waits = True
+        wanted = [*self.topics, *list_values(self.source.dead_letter_topic)]
+        for topic in wanted:
+            if topic not in found:
+                option = "--input_topic" if topic in self.topics else "--dead_letter_topic"
+                hint = suggest(topic, found) or " Create it, or correct the name."
+                where = self.source.bootstrap_servers
+                raise UsageError(f"{option}: there is no topic `{topic}` at `{where}`.{hint}")
+            if found[topic].error is not None:
+                raise _topic_error(found[topic].error, topic)
+
+    def subscribe(self) -> None:
+        """Join the group."""
+        self._client.subscribe(
+            list(self.topics),
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_lost,
+        )
+
+    def receive(self) -> Iterator[list[Received]]:
+        """Yield messages, in batches of limited size and age; an empty list while none come."""
+        taken, limit = 0, self.source.stop_after
+        while True:
+            most = self.source.batch_messages
+            batch = self._collect(min(most, limit - taken) if limit else most)
+            taken += len(batch)
+            yield batch
+            if (limit and taken >= limit) or (self.source.until_end and self._is_at_end()):
+                return
+
+    def _collect(self, most: int) -> list[Received]:
+        self._batch, size, start, first = [], 0, time.monotonic(), 0.0
+        while len(self._batch) < most and size < _MAX_BATCH_BYTES:
+            for message in self._client.consume(most - len(self._batch), _SLICE):
+                error = message.error()
+                place = Place(message.topic() or "", message.partition() or 0)
+                if error is not None:
+                    self._handle_error(error, place, message.offset())
+                    continue
+                self._batch.append(Received(place, message.offset() or 0, message))
+                size += len(message)
+            now = time.monotonic()
+            if self._batch and not first:
+                first, self._is_down = now, self._note_recovery()
+            if now - (first or now) >= self.source.batch_timeout and first:
+                break
+            if not first and (
+                now - start >= _TICK or (self.source.until_end and self._is_at_end())
+            ):
+                break
+        batch, self._batch = self._batch, []
+        for received in batch:
+            self.positions[received.place] = received.offset + 1
+        return batch
+
+    def make_offsets(self, batch: Iterable[Received]) -> dict[str, bytes]:
+        """Return what a checkpoint keeps after a batch; partitions given to others are removed."""
+        offsets = {place.key: b"" for place in self.revoked}
+        self.revoked = set()
+        return offsets | {
+            place.key: str(self.positions[place]).encode()
+            for place in dict.fromkeys(received.place for received in batch)
+        }
+
+    def make_acknowledge(self, batch: Iterable[Received]) -> Callable[[], None] | None:
+        """Return what commits the offsets after a batch to the group; None for no messages."""
+        after = {received.place: received.offset + 1 for received in batch}
+        if not after:
+            return None
+        self._unsafe += 1
+
+        def acknowledge() -> None:
+            self._unsafe -= 1
+            self._commit(after)
+
+        return acknowledge
+
+    def _commit(self, after: Mapping[Place, int]) -> None:
+        """Commit offsets of partitions that this process still has."""
+        from confluent_kafka import KafkaException, TopicPartition  # noqa: PLC0415 - an extra
+
+        self._committed |= {p: offset for p, offset in after.items() if p in self.assigned}
+        if not self.source.disable_commit and self._committed:
+            places = [TopicPartition(*p, offset) for p, offset in self._committed.items()]
+            try:
+                if self._is_closing:
+                    self._client.commit(offsets=places, asynchronous=False)
+                else:
+                    self._client.commit(offsets=places)
+            except (KafkaException, RuntimeError) as error:
+                # The offsets in the checkpoint count; those of the group are for other tools.
+                logger.debug("from-kafka: offsets were not committed: %s", error)
+        if not self._is_closing:
+            self._committed = {}
+        elif not self._unsafe:
+            self._close_client()
+
+    def close(self) -> None:
+        """Leave the group, once all micro-batches are acknowledged."""
+        self._is_closing = True
+        if not self._unsafe:
+            self._close_client()
+
+    def _is_at_end(self) -> bool:
+        return self._was_assigned and all(
+            self.positions.get(place, 0) >= end for place, end in self.ends.items()
+        )
+
+    def _on_assign(self, client: Any, partitions: list[TopicPartition]) -> None:  # noqa: ANN401 - the client has few types
+        """Continue each partition where it was left. Called by the client."""
+        places = [Place(each.topic, each.partition) for each in partitions]
+        self._was_assigned = True
+        if self._is_closing or not places:
+            return  # a rebalance has ended while this process leaves, or its share comes later
+        committed = self._request(lambda: client.committed(partitions, timeout=_REQUEST_TIMEOUT))
+        for place, partition, known in zip(places, partitions, committed, strict=True):
+            low, high = self._find_ends(partition)
+            partition.offset = self._find_start(place, known.offset, low, high)
+            self.positions[place] = partition.offset
+            if self.source.until_end:
+                self.ends.setdefault(place, high)
+        if self._is_cooperative:
+            client.incremental_assign(partitions)
+        else:
+            client.assign(partitions)
+        self.assigned.update(places)
+        self.revoked.difference_update(places)
+        names = ", ".join(place.key for place in places)
+        logger.info("from-kafka: this process reads %s.", names)
+
+    def _find_ends(self, partition: TopicPartition) -> tuple[int, int]:
+        """Return the first offset that the broker has, and that of the next message."""
+        ask = self._client.get_watermark_offsets
+        low, high = self._request(lambda: ask(partition, timeout=_REQUEST_TIMEOUT))
+        return low, high
+
+    def _find_start(self, place: Place, committed: int, low: int, high: int) -> int:
+        """Return the offset from which to read a partition.
+
+        Args:
+            place: The partition.
+            committed: Offset that the group has committed; negative for none.
+            low: First offset that the broker has.
+            high: Offset of the next message.
+        """
+        start = self.positions.get(place)
+        if start is None or (place in self._was_revoked and committed > start):
+            start = committed if committed >= 0 else None
+        if start is None:
+            policy = self.source.auto_offset_reset.lower()
+            if policy == "none":
+                raise UsageError(
+                    f"--auto_offset_reset=none: neither the state nor the group "
+                    f"`{self.source.group_id}` has an offset of {place.key}. Give "
+                    "`--auto_offset_reset=earliest` or `latest`."
+                )
+            return low if policy == "earliest" else high
+        if start < low:
+            logger.warning(
+                "from-kafka: %s of %s were deleted before they were read. Keep messages longer.",
+                *(format_count(low - start, "message"), place.key),
+            )
+            return low
+        if start > high:
+            logger.warning(
+                "from-kafka: %s ends at offset %d, and was read up to %d: the topic was made "
+                "again. It is read from its start.",
+                *(place.key, high, start),
+            )
+            return low
+        return start
+
+    def _on_revoke(self, _client: object, partitions: list[TopicPartition]) -> None:
+        """Drop what was not passed on of partitions that others get. Called by the client."""
+        places = {Place(each.topic, each.partition) for each in partitions}
+        self._batch = [each for each in self._batch if each.place not in places]
+        self.assigned -= places
+        self.revoked |= places
+        self._was_revoked |= places
+        for place in places:
+            self.ends.pop(place, None)
+        if places and not self._is_closing:
+            names = ", ".join(sorted(place.key for place in places))
+            logger.warning("from-kafka: this process gave back %s.", names, extra=NOTICE)
+
+    def _on_lost(self, client: object, partitions: list[TopicPartition]) -> None:
+        """Do the same without a rebalance: the group has done without this process."""
+        self._on_revoke(client, partitions)
+
+    def _request(self, call: Callable[[], Any]) -> Any:  # noqa: ANN401 - the client has few types
+        """Return the answer of a broker, after some attempts.
+
+        Raises:
+            TransientError: There is none.
+        """
+        from confluent_kafka import KafkaException  # noqa: PLC0415 - an extra
+
+        deadline = time.monotonic() + _START_TIMEOUT
+        while True:
+            try:
+                return call()
+            except KafkaException as error:
+                reason: KafkaError = error.args[0]
+                if time.monotonic() > deadline or reason.code() in _access_codes():
+                    raise self._explain(reason) from error
+                time.sleep(_SLICE)
+
+    def _on_error(self, error: KafkaError) -> None:
+        """Keep the reason why no broker can be reached. Called by the client."""
+        if error.code() != error._ALL_BROKERS_DOWN:  # noqa: SLF001 - the client's public name of the error
+            self._last_error = error
+        elif self._was_assigned and not self._is_down:
+            self._is_down = True
+            reason = "" if self._last_error is None else f" ({self._last_error.str()})"
+            logger.warning(
+                "from-kafka: no broker answers%s. Trying again until one does.",
+                hide_secrets(reason, self.source.make_settings()),
+                extra=NOTICE,
+            )
+
+    def _note_recovery(self) -> bool:
+        """Say that messages come again, if they were missing; return that no broker is missing."""
+        if self._is_down:
+            logger.warning("from-kafka: the broker answers again.", extra=NOTICE)
+        return False
+
+    def _raise_if_rejected(self) -> None:
+        error = self._last_error
+        if error is not None and error.code() in {error._AUTHENTICATION, error._SSL}:  # noqa: SLF001 - the client's public names of errors
+            raise self._explain(error)
+
+    def _unavailable(self, error: KafkaError) -> TransientError:
+        reason = (self._last_error or error).str()
+        return TransientError(
+            f"from-kafka: no broker at `{self.source.bootstrap_servers}` answers: "
+            f"{hide_secrets(reason, self.source.make_settings())}. Check the address and that the "
+            "broker runs."
+        )
+
+    def _handle_error(self, error: KafkaError, place: Place, offset: int | None) -> None:
+        """Act on an error that comes in place of a message.
+
+        Raises:
+            MorpheusError: It does not go away by itself.
+        """
+        code = error.code()
+        if code == error._PARTITION_EOF:  # noqa: SLF001 - the client's public name of the error
+            # The last messages can be marks of transactions, which are not passed on.
+            if place in self.assigned and not any(m.place == place for m in self._batch):
+                self.positions[place] = max(self.positions.get(place, 0), offset or 0)
+        elif code == error._AUTO_OFFSET_RESET:  # noqa: SLF001 - the client's public name of the error
+            self._skip_deleted(place)
+        elif error.fatal() or code in _access_codes() | _gone_codes():
+            raise self._explain(error, place.topic)
+        else:
+            text = hide_secrets(error.str(), self.source.make_settings())
+            logger.warning("from-kafka: %s. Trying again.", text.rstrip("."), extra=NOTICE)
+
+    def _skip_deleted(self, place: Place) -> None:
+        """Go on with the first message that the broker has: older ones are deleted."""
+        from confluent_kafka import TopicPartition  # noqa: PLC0415 - an extra
+
+        low, high = self._find_ends(TopicPartition(*place))
+        self._was_revoked.discard(place)
+        start = self._find_start(place, -1, low, high)
+        self._client.seek(TopicPartition(*place, start))
+        self.positions[place] = start
+
+    def _explain(self, error: KafkaError, topic: str = "") -> MorpheusError:
+        """Return the error of the run for an error of the client."""
+        code, text = error.code(), hide_secrets(error.str(), self.source.make_settings())
+        where = self.source.bootstrap_servers
+        if code in _gone_codes():
+            return TransientError(
+                f"from-kafka: the topic `{topic}` is gone from `{where}` ({text}). Create it "
+                "again, or leave it out."
+            )
+        if code in {error._FENCED, error.FENCED_INSTANCE_ID}:  # noqa: SLF001 - the client's public name of the error
+            return UsageError(
+                f"--instance_id: another process of the group `{self.source.group_id}` has the id "
+                f"`{self.source.instance_id}`. Give each process an id of its own."
+            )
+        if code in {error._AUTHENTICATION, error._SSL}:  # noqa: SLF001 - the client's public names of errors
+            return UsageError(
+                f"from-kafka: the broker at `{where}` does not accept the sign-in: {text}. Check "
+                f"the environment variables that begin with {ENV_PREFIX}, --kafka_config_file and "
+                "--kafka_option."
+            )
+        if code in _access_codes():
+            return UsageError(
+                f"from-kafka: the brokers at `{where}` deny access: {text}. Allow `Read` on "
+                f"{', '.join(map(quote_backtick, self.topics))} and on the group "
+                f"`{self.source.group_id}`."
+            )
+        return TransientError(f"from-kafka: {text.rstrip('.')}. Start the run again.")
+
+
+def _access_codes() -> set[int]:
+    from confluent_kafka import KafkaError  # noqa: PLC0415 - an extra
+
+    return {
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+        KafkaError._AUTHENTICATION,  # noqa: SLF001 - the client's public name of the error
+    }
+
+
+def _gone_codes() -> set[int]:
+    from confluent_kafka import KafkaError  # noqa: PLC0415 - an extra
+
+    return {
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001 - the client's public name of the error
+        KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001 - the client's public name of the error
+    }
+
+
+def _topic_error(error: KafkaError, topic: str) -> MorpheusError:
+    if error.code() in _access_codes():
+        return UsageError(f"from-kafka: access to the topic `{topic}` is denied: {error.str()}.")
+    return TransientError(f"from-kafka: the topic `{topic}` cannot be read: {error.str()}.")
+
+
+def _settings_error(error: Exception, settings: Mapping[str, object]) -> UsageError:
+    text = hide_secrets(error.args[0].str(), settings).rstrip(".")
+    return UsageError(
+        f"from-kafka: the client rejects its settings: {text}. Correct --kafka_option, "
+        f"--kafka_config_file or the environment variables that begin with {ENV_PREFIX}."
+    )
+
+
+def _parse_offsets(offsets: Mapping[str, bytes], topics: Sequence[str]) -> dict[Place, int]:
+    """Return the offsets of a checkpoint, by partition.
+
+    Raises:
+        UsageError: They are of another source.
+    """
+    positions = {}
+    for key, text in offsets.items():
+        topic, _, partition = key.rpartition("/")
+        if not (partition.isdigit() and text.isdigit()):
+            raise UsageError(
+                f"--state: it has a position of `{key}`, which is no partition of a topic. Give "
+                "each pipeline a state file of its own."
+            )
+        if topic in topics:
+            positions[Place(topic, int(partition))] = int(text)
+    return positions
+
+
+class DeadLetters:
+    """Sends messages that cannot be read to a topic.
+
+    Args:
+        source: Has the options.
+        topic: The topic.
+    """
+
+    def __init__(self, source: FromKafka, topic: str) -> None:
+        from confluent_kafka import KafkaException, Producer  # noqa: PLC0415 - an extra
+
+        self._topic = topic
+        self._failed: list[tuple[Received, str]] = []
+        settings = {
+            **source.make_client_settings(),
+            "enable.idempotence": True,
+            "message.timeout.ms": 0,  # it is tried until a broker takes it
+        }
+        try:
+            self._producer = Producer(settings, logger=ClientLogger(logger))
+        except KafkaException as error:
+            raise _settings_error(error, settings) from error
+
+    def send(self, received: Received, reason: str) -> None:
+        """Send a message, with its key and headers, and why it cannot be read."""
+        message = received.message
+        headers = [
+            *(message.headers() or ()),
+            ("morpheus.reason", reason.encode()),
+            ("morpheus.topic", received.place.topic.encode()),
+            ("morpheus.partition", str(received.place.partition).encode()),
+            ("morpheus.offset", str(received.offset).encode()),
+        ]
+
+        def on_delivery(error: KafkaError | None, _message: object) -> None:
+            if error is not None:
+                logger.error(
+                    "from-kafka: `%s` did not take the message of %s: %s",
+                    *(self._topic, received, error.str()),
+                )
+
+        while True:
+            try:
+                self._producer.produce(
+                    self._topic,
+                    message.value(),
+                    key=message.key(),
+                    headers=headers,
+                    on_delivery=on_delivery,
+                )
+            except BufferError:
+                self._producer.poll(_SLICE)
+            else:
+                return
+
+    def is_done(self) -> bool:
+        """Wait a moment; return whether the brokers have all messages."""
+        return not self._producer.flush(_SLICE)
+
+
+_PLACE = re.compile(r"(.*\.jsonl):(\d+)(: )?", re.DOTALL)
+
+
+@dataclass
+class _BatchStats(ReadStats):
+    """Counts of one micro-batch, with the reason of every refused record.
+
+    Attributes:
+        owners: The message of each line, by path of the lines.
+        reasons: Reason by message.
+        unplaced: Reasons without a line.
+    """
+
+    owners: dict[str, list[Received]] = field(default_factory=dict)
+    reasons: list[tuple[Received, str]] = field(default_factory=list)
+    unplaced: list[str] = field(default_factory=list)
+
+    @property
+    def needs_reasons(self) -> bool:
+        """Every reason is kept: each goes with a message to the dead-letter topic."""
+        return True
+
+    def refuse(self, reason: str, number: int = 1) -> None:
+        """Count records that cannot be read, and keep the reason."""
+        self.refused += number
+        found = _PLACE.match(reason)
+        received = None if found is None else self.find_message(found[1], int(found[2]))
+        if found is None or received is None:
+            self.unplaced.append(reason)
+        elif all(known is not received for known, _ in self.reasons):
+            self.reasons.append((received, reason[found.end() :].rstrip(".")))
+
+    def find_message(self, file: str, line: int) -> Received | None:
+        """Return the message of a line. A file of one line has records without lines."""
+        owners = self.owners.get(file, [])
+        if len(owners) == 1:
+            return owners[0]
+        return owners[line - 1] if line <= len(owners) else None
+
+    def name_messages(self, text: str) -> str:
+        """Return a message of the reader with the message in place of the line."""
+        found = _PLACE.match(text)
+        received = None if found is None else self.find_message(found[1], int(found[2]))
+        return text if found is None or received is None else f"{received}: {text[found.end() :]}"
+
+
+@dataclass
+class _MessageReader:
+    """Reads messages with the reader of files.
+
+    Attributes:
+        metrics: Counts what happens to the messages and records.
+        run: Reads the lines of each micro-batch.
+        decoder: Turns messages into lines.
+        dead_letters: Takes the messages that cannot be read; None to count or fail.
+    """
+
+    metrics: RunMetrics
+    run: IngestRun[Any, Any]
+    decoder: MessageDecoder
+    dead_letters: DeadLetters | None
+
+    def read(self, batch: Sequence[Received]) -> Sequence[Partition]:
+        """Return the events of some messages.
+
+        Raises:
+            RecordError: A message cannot be read, and such messages are not skipped.
+        """
+        lines: dict[Place, list[bytes]] = {}
+        owners: dict[Place, list[Received]] = {}
+        stats, tombstones = _BatchStats(), 0
+        for received in batch:
+            value = received.message.value()
+            if value is None:
+                tombstones += 1
+                continue
+            try:
+                texts = self.decoder.decode(value, received.message.headers() or ())  # type: ignore[arg-type]  # the client's type allows names of bytes
+            except UnreadableMessageError as error:
+                self._refuse(stats, received, str(error))
+                continue
+            lines.setdefault(received.place, []).extend(texts)
+            owners.setdefault(received.place, []).extend([received] * len(texts))
+        if tombstones:
+            stats.leave_out("tombstone", tombstones)
+        partitions = self._read_lines(lines, owners, stats)
+        for received, reason in stats.reasons:
+            stats.refusals = [*stats.refusals, f"{received}: {reason}."][:MAX_SHOWN]
+            self._report(received, reason)
+        stats.files = stats.empty_files = 0
+        stats.implausible_times = list(map(stats.name_messages, stats.implausible_times))
+        self.metrics.input.add(stats)
+        return partitions
+
+    def _refuse(self, stats: ReadStats, received: Received, reason: str) -> None:
+        """Count a message that is not JSON, or fail."""
+        if not self.run.ingest.skip_bad_records:
+            raise RecordError(f"{reason}; {_SKIP_HINT}", file=received)
+        stats.read += 1
+        ReadStats.refuse(stats, f"{received}: {reason}.")
+        self._report(received, reason)
+
+    def _report(self, received: Received, reason: str) -> None:
+        """Send a message that cannot be read to the dead-letter topic, if there is one."""
+        if self.dead_letters is not None:
+            self.dead_letters.send(received, reason)
+
+    def _read_lines(
+        self,
+        lines: Mapping[Place, Sequence[bytes]],
+        owners: Mapping[Place, list[Received]],
+        stats: _BatchStats,
+    ) -> Sequence[Partition]:
+        """Read the lines of each partition as a file, so that each has a watermark of its own."""
+        if not lines:
+            return ()
+        total, origins = self.metrics.input, dict[LogPath, LogPath]()
+        self.metrics.input = stats
+        with SpillDir() as spill_dir:
+            for number, place in enumerate(lines):
+                path = spill_dir.folder / f"{number}.jsonl"
+                # Of files with the same bytes, only one would be read.
+                _write_lines(path, [*lines[place], *[b""] * number])
+                origins[path] = Path(place.key, "messages")
+                stats.owners[str(path)] = owners[place]
+            self.run.origins = origins
+            try:
+                partitions: Sequence[Partition] = self.run.partitions(list(origins), None)
+            except RecordError as error:
+                raise _relocate(error, stats) from error
+            finally:
+                self.metrics.input = total
+        if stats.unplaced:
+            raise RecordError("; ".join(stats.unplaced).rstrip("."), file="from-kafka")
+        return partitions
+
+
+MAX_SHOWN = 5
+"""Number of messages that cannot be read which the summary names."""
+_SKIP_HINT = (
+    "use `--dead_letter_topic` to send such messages to a topic, or `--bad_record skip` to skip "
+    "and count them"
+)
+
+
+def _write_lines(path: Path, lines: Iterable[bytes]) -> None:
+    try:
+        path.write_bytes(b"\n".join(lines))
+    except OSError as error:
+        raise TransientError(
+            f"Cannot write to the folder for temporary files: {error.strerror}. Make space there, "
+            "or choose another one with TMPDIR."
+        ) from error
+
+
+def _relocate(error: RecordError, stats: _BatchStats) -> RecordError:
+    """Return an error with the message in place of the line."""
+    received = stats.find_message(error.file, error.line or 1)
+    if received is None:
+        return error
+    reason = error.reason.partition("; use `--bad_record skip`")[0]
+    return RecordError(f"{reason}; {_SKIP_HINT}", file=received)
+
+
+@dataclass(frozen=True)
+class FromKafka(Source):
+    """Read a log from Kafka topics.
+
+    A message is a record, a list of records, or an envelope with records, such as CloudTrail's:
+    JSON or JSON lines, plain, gzip or zstd. The process joins a consumer group and reads its share
+    of the partitions. Use the user as key of the messages, so that a user's events are in one
+    partition. With --state, the offsets are part of the checkpoint, and a restart continues there.
+    Messages without a value are counted and skipped. Settings of the client, secrets
+    included, come from the environment: MORPHEUS_KAFKA_SASL_PASSWORD is its `sasl.password`. Needs
+    the extra `kafka`.
+
+    Example: `from-kafka --bootstrap_servers=localhost:9092 --input_topic=trail --log_format=okta`
+    """
+
+    name = "from-kafka"
+    default_user: ClassVar[str] = ""
+
+    bootstrap_servers: str = option(
+        "", "Initial brokers, `host:port`, separated by commas.", required=True
+    )
+    input_topic: str | tuple[str, ...] = option(
+        (), "Topic to read. Repeat for more topics of the same log.", required=True
+    )
+    log_format: str = option(
+        "",
+        "Kind of log in the messages: `cloudtrail`, `azure`, `duo`, `ocsf`, a built-in schema such "
+        "as `okta`, or a schema file (`.toml`). Default: the schema given as --columns_file.",
+    )
+    group_id: str = option("morpheus", "Consumer group. Processes of one group share the topics.")
+    client_id: str | None = option(None, "Client name shown by the brokers. Default: morpheus.")
+    instance_id: str | None = option(
+        None,
+        "Name of this process in the group, another for each process. A process that restarts "
+        "with the same name keeps its partitions.",
+    )
+    auto_offset_reset: str = option(
+        "earliest",
+        "Where to begin in a partition for which neither the state nor the group has an offset.",
+        choices=("earliest", "latest", "none"),
+    )
+    stop_after: int = option(0, "End the run after this number of messages; 0 for no end.", min=0)
+    until_end: bool = option(
+        False,
+        "Read what is in the topics when the run starts, and end the run.",
+        flag=True,
+    )
+    batch_messages: int = option(
+        10_000, "Maximum number of messages that are processed together.", min=1
+    )
+    batch_timeout: float = option(
+        0.5, "Maximum number of seconds to wait for more messages before processing.", min=0.0
+    )
+    header_column: tuple[str, ...] = option(
+        (),
+        "Header of the messages to keep as a column: its name, or `header=column`. Repeat for "
+        "more.",
+    )
+    dead_letter_topic: str | None = option(
+        None,
+        "Topic for messages that cannot be read. Headers say why, and the topic, partition and "
+        "offset.",
+    )
+    bad_record: str = option(
+        "fail",
+        "What to do with a message that cannot be read, without --dead_letter_topic: fail the run, "
+        "or skip the message and count it in the summary.",
+        choices=("fail", "skip"),
+    )
+    kafka_option: tuple[str, ...] = option(
+        (),
+        "Setting of the client, `name=value`, by the client's own name. Repeat for more. Not for "
+        "secrets: other users of the machine can read command lines.",
+    )
+    kafka_config_file: str | None = option(
+        None,
+        "File of settings of the client, a line `name=value` each. Its secrets are not shown.",
+        location="local",
+    )
+    time_format: str = option(
+        "", "Format of the times, as for `strftime`. ISO 8601 and numbers are recognised."
+    )
+    implausible_time: str = option(
+        "skip",
+        "What to do with events before 2000 or more than a day after the clock of this machine: "
+        "fail the run, skip and count them, or keep them.",
+        choices=("fail", "skip", "keep"),
+    )
+    all_columns: bool = option(
+        False, "Keep all columns of records, not only features and context columns.", flag=True
+    )
+    disable_commit: bool = option(
+        False,
+        "Do not commit offsets to the group. Without --state, each run then begins as "
+        "--auto_offset_reset says.",
+        flag=True,
+    )
+    poll_interval: str = option(
+        "10millis", "Accepted for old command lines. The client waits for messages by itself."
+    )
+    disable_pre_filtering: bool = option(
+        False,
+        "Accepted for old command lines. There is no filter in front of the reader.",
+        flag=True,
+    )
+    async_commits: bool = option(
+        True, "Accepted for old command lines. Offsets are committed when the rows are safe."
+    )
+
+    def with_defaults(self, options: PipelineOptions) -> PipelineOptions:
+        """Fill options that are not given with the defaults of the log; see `Source`.
+
+        Raises:
+            UsageError: The kind of log is not known.
+        """
+        columns_file = options.columns_file
+        if self._schema_file:
+            columns = options.columns
+            if columns_file and not is_schema_file(columns_file):
+                columns = columns or read_lines(columns_file, option="--columns_file")
+            options = replace(options, columns_file=self._schema_file, columns=columns)
+        return self._make_file_source(options).with_defaults(options)
+
+    def validate(self) -> None:
+        """Reject a missing client, and options that contradict each other.
+
+        Raises:
+            UsageError: The message says what to install or to type.
+        """
+        require_client(self.name)
+        self.make_settings()
+        topics = list_values(self.input_topic)
+        if self.dead_letter_topic in topics:
+            raise UsageError(
+                f"--dead_letter_topic: `{self.dead_letter_topic}` is also an --input_topic, so bad "
+                "messages would be read again. Give another topic."
+            )
+        if self.stop_after and self.until_end:
+            raise UsageError(
+                "--until_end and --stop_after both say where the run ends. Give one of them."
+            )
+        self._list_header_columns(self._files.get_log_format())
+        check_time_format(self.time_format, "--time_format")
+        check_timezone(self.options.timezone, "--timezone")
+
+    def is_unbounded(self) -> bool:
+        """Topics have no end; with --until_end and --stop_after, the run reads a part of them."""
+        return True
+
+    def overlaps_input(self, path: Path | ObjectPath, training_input: Values | None) -> bool:
+        """Return whether a file is one of the training files."""
+        training = list_values(training_input)
+        return bool(training) and replace(self._files, input_glob=training).overlaps_input(
+            path, None
+        )
+
+    def describe_log(self) -> LogDescription:
+        """Return what outputs need to know about the log."""
+        return self._ingest.log_format.describe()
+
+    def get_pseudonymizer(self) -> Pseudonymizer | None:
+        """Return what replaces values by pseudonyms; see `Source.get_pseudonymizer`."""
+        return self._ingest.pseudonymizer
+
+    def describe_input(self) -> InputSpec:
+        """Describe what fingerprints depend on: they are those of the same log in files."""
+        return self._ingest.describe_input()
+
+    def make_empty_batch(self, columns: Sequence[str]) -> Events | None:
+        """Return a batch without events; see `Source.make_empty_batch`."""
+        return Events(user=None, table=Table(self._ingest.make_empty_frame(columns)))
+
+    def micro_batches(
+        self, training_input: Values | None, metrics: RunMetrics, offsets: Mapping[str, bytes]
+    ) -> Iterator[MicroBatch]:
+        """Read the topics; see `Source.micro_batches`.
+
+        Raises:
+            UsageError: A topic does not exist, or access is denied.
+            TransientError: No broker answers.
+            RecordError: A message cannot be read, and such messages are not skipped.
+        """
+        consumer = KafkaConsumer(self, offsets)
+        topic = self.dead_letter_topic
+        dead_letters = None if topic is None else DeadLetters(self, topic)
+        try:
+            consumer.check_topics()
+            with SpillDir() as spill_dir:
+                run, partitions = self._start_run(training_input, metrics, spill_dir)
+                yield MicroBatch(partitions)
+                reader = _MessageReader(metrics, run, self._make_decoder(), dead_letters)
+                consumer.subscribe()
+                for batch in consumer.receive():
+                    partitions = reader.read(batch) if batch else ()
+                    while dead_letters is not None and not dead_letters.is_done():
+                        yield MicroBatch()
+                    yield MicroBatch(
+                        partitions, consumer.make_offsets(batch), consumer.make_acknowledge(batch)
+                    )
+        finally:
+            consumer.close()
+
+    def _start_run(
+        self, training_input: Values | None, metrics: RunMetrics, spill_dir: SpillDir
+    ) -> tuple[IngestRun[Any, Any], Sequence[Partition]]:
+        """Read the history."""
+        ingest = self._ingest
+        spec = ingest.make_partition_spec()
+        with WorkerPool(self.options.num_threads) as pool:
+            store = LocalPartitionStore(
+                spec, ingest.memory_budget, ingest.sample_spec, spill_dir, pool
+            )
+            run = IngestRun(ingest, metrics, store)
+            partitions = run.partitions((), training_input)
+        # Micro-batches are too small to divide among processes.
+        store.pool = WorkerPool(1)
+        return run, partitions
+
+    def make_settings(self) -> dict[str, Any]:
+        """Return the settings of the consumer.
+
+        Raises:
+            UsageError: A setting is wrong.
+        """
+        return {
+            "session.timeout.ms": 45_000,
+            # While sinks do not take rows, nothing is read for a while.
+            "max.poll.interval.ms": 600_000,
+            "partition.assignment.strategy": "cooperative-sticky",
+            **self.make_client_settings(),
+            "group.id": self.group_id,
+            **({"group.instance.id": self.instance_id} if self.instance_id else {}),
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "enable.partition.eof": True,
+            # Each partition is given its offset. What else happens is an error to handle.
+            "auto.offset.reset": "error",
+        }
+
+    def make_client_settings(self) -> dict[str, Any]:
+        """Return the settings of all connections: those of options, a file and the environment.
+
+        Raises:
+            UsageError: A setting is wrong.
+        """
+        given: dict[str, str] = {}
+        if self.kafka_config_file is not None:
+            given |= read_settings_file(self.kafka_config_file)
+        given |= settings_from_env(os.environ)
+        for text in self.kafka_option:
+            name, equals, value = text.partition("=")
+            if not equals or not name:
+                raise UsageError(
+                    f"--kafka_option: `{name}` has no value. Write `name=value`, such as "
+                    "`security.protocol=ssl`."
+                )
+            if _SECRET.search(name):
+                variable = ENV_PREFIX + name.upper().replace(".", "_")
+                raise UsageError(
+                    f"--kafka_option: other users of the machine can read `{name}` on a command "
+                    f"line. Set {variable}, or write it to a file for --kafka_config_file."
+                )
+            given[name] = value
+        for name in sorted(given.keys() & _OWN_SETTINGS.keys()):
+            use = _OWN_SETTINGS[name]
+            fix = f"Give {use}" if use else "Leave it out"
+            raise UsageError(f"from-kafka: the setting `{name}` is not free. {fix}.")
+        return {
+            **given,
+            "bootstrap.servers": self.bootstrap_servers,
+            "client.id": self.client_id or "morpheus",
+        }
+
+    @cached_property
+    def _schema_file(self) -> str:
+        """The schema that --log_format names; empty if it names none."""
+        if is_schema_file(self.log_format):
+            return self.log_format
+        kind = self._find_kind()
+        return "" if kind is None else kind.columns_file
+
+    def _find_kind(self) -> Any:  # noqa: ANN401 - a `LogKind`, which is imported where it is needed
+        from morpheus.sources.results import list_kinds  # noqa: PLC0415 - it loads all sources
+
+        if not self.log_format:
+            return None
+        kinds = {kind.name: kind for kind in list_kinds()}
+        name = self.log_format.lower().removeprefix("from-")
+        if name not in kinds:
+            raise UsageError(
+                f"--log_format: there is no kind of log `{self.log_format}`."
+                f"{suggest(name, kinds)} Give one of {', '.join(kinds)}, or a schema file "
+                "(`.toml`)."
+            )
+        return kinds[name]
+
+    def _make_file_source(self, options: PipelineOptions) -> FileSource:
+        """Return the source that reads the same log from files."""
+        from morpheus.sources.from_file import FromFile  # noqa: PLC0415 - schemas load late
+
+        values: dict[str, Any] = {
+            "time_format": self.time_format,
+            "implausible_time": self.implausible_time,
+            "bad_record": "skip" if self.dead_letter_topic else self.bad_record,
+            "all_columns": self.all_columns,
+            "options": options,
+        }
+        if self._schema_file or is_schema_file(options.columns_file):
+            return FromFile(**values)
+        kind = self._find_kind()
+        if kind is None:
+            raise UsageError(
+                "from-kafka: the kind of log is not known. Give --log_format, such as "
+                "`--log_format=cloudtrail`, or a schema as --columns_file."
+            )
+        source: FileSource = kind.make_source((), **values)
+        return source
+
+    @cached_property
+    def _files(self) -> FileSource:
+        return self._make_file_source(self.options)
+
+    @cached_property
+    def _ingest(self) -> FileIngest:
+        ingest = self._files.make_ingest()
+        log = ingest.log_format
+        columns = tuple(self._list_header_columns(log).values())
+        log = replace(
+            log, paths=(*log.paths, *columns), context_columns=(*log.context_columns, *columns)
+        )
+        return replace(ingest, log_format=log)
+
+    def _make_decoder(self) -> MessageDecoder:
+        log = self._files.get_log_format()
+        return MessageDecoder(self._ingest.log_format, self._list_header_columns(log))
+
+    def _list_header_columns(self, log: LogFormat) -> dict[str, str]:
+        """Return the column of each header that is kept.
+
+        Raises:
+            UsageError: A column is one of the log.
+        """
+        columns = {}
+        for text in self.header_column:
+            header, _, column = text.partition("=")
+            column = flatten_name(column or header, log.drop_characters + ".")
+            if column in log.columns or column in log.derived_columns or not column:
+                raise UsageError(
+                    f"--header_column: `{column}` is a column of {log.name} events. Give another "
+                    f"name: `--header_column={header}=kafka_{column}`."
+                )
+            columns[header] = column
+        return columns

@@ -1,0 +1,560 @@
+"""`from-kafka` on a real broker: every message becomes events, a dead letter or a count, once."""
+
+import gzip
+import json
+import logging
+import re
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from itertools import count, islice
+
+import polars as pl
+import pytest
+import zstandard
+
+from morpheus.columns import TIME
+from morpheus.core.batch import RunMetrics
+from morpheus.core.stage import PipelineOptions
+from morpheus.errors import RecordError, TransientError, UsageError
+from morpheus.sources import from_kafka
+from morpheus.sources.from_kafka import FromKafka, MessageDecoder, read_settings_file
+from morpheus.sources.log_format import LogFormat
+from morpheus.sources.source_state import PartitionState
+from pages import ROOT, copy_examples, run_page
+from services.noida import free_port, noida, read_topic
+
+kafka = pytest.importorskip(
+    "confluent_kafka", reason="the extra is not installed: pip install 'morpheus-dfp[kafka]'"
+)
+
+
+@pytest.fixture(scope="module")
+def broker():
+    with noida("kafka") as port:
+        yield f"127.0.0.1:{port}"
+
+
+@pytest.fixture
+def topic(broker, request):
+    name = re.sub(r"\W", "-", request.node.name)
+    create(broker, name)
+    return name
+
+
+def create(broker, *names, partitions=2):
+    from confluent_kafka.admin import AdminClient, NewTopic  # noqa: PLC0415 - an extra
+
+    admin = AdminClient({"bootstrap.servers": broker})
+    for made in admin.create_topics([NewTopic(name, partitions) for name in names]).values():
+        made.result(10)
+
+
+def delete(broker, name):
+    from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - an extra
+
+    admin = AdminClient({"bootstrap.servers": broker})
+    admin.delete_topics([name])[name].result(10)
+
+
+def send(broker, topic, values, *, partition=0, headers=None):
+    producer = kafka.Producer({"bootstrap.servers": broker})
+    for value in values:
+        producer.produce(topic, value, key=b"ann", partition=partition, headers=headers)
+    assert producer.flush(10) == 0
+
+
+def event(number, user="ann"):
+    return {
+        "eventVersion": "1.08",
+        "eventID": f"{number:08x}-0000-4000-8000-{hash(user) & 0xFFFFFFFF:012x}",
+        "eventTime": f"2024-05-01T{number // 60:02}:{number % 60:02}:00Z",
+        "eventSource": "s3.amazonaws.com",
+        "eventName": f"Get{number}",
+        "sourceIPAddress": "198.51.100.7",
+        "userIdentity": {"type": "IAMUser", "userName": user, "accountId": "123456789012"},
+    }
+
+
+def line(number, user="ann"):
+    return json.dumps(event(number, user)).encode()
+
+
+GROUPS = count()
+
+
+def make(broker, topic, **values):
+    """A source that ends, with its options filled in."""
+    own = {"group_id": f"group-{next(GROUPS)}", "until_end": True, "batch_timeout": 0.0}
+    values = {"log_format": "cloudtrail"} | own | values
+    stage = FromKafka(bootstrap_servers=broker, input_topic=topic, **values)
+    options = PipelineOptions(
+        userid_column_name="userIdentityuserName", columns=("eventName",), unbounded=True
+    )
+    stage = replace(stage, options=stage.with_defaults(options))
+    stage.validate()
+    return stage
+
+
+class Collector:
+    """What a source gives: its events, offsets and counts. The rows of a user come in order."""
+
+    def __init__(self, stage, offsets=None):
+        self.metrics = RunMetrics()
+        self.offsets = dict(offsets or {})
+        self.frames, self.empty = [], 0
+        self.state = PartitionState.restore({})
+        self._stream = stage.micro_batches(None, self.metrics, self.offsets)
+
+    def __iter__(self):
+        for micro_batch in self._stream:
+            found = [b for p in micro_batch.partitions for b in p.events(self.metrics, self.state)]
+            self.frames += [each.table.to_frame() for each in found]
+            self.offsets |= micro_batch.offsets
+            self.empty += not found
+            if micro_batch.acknowledge is not None:
+                micro_batch.acknowledge()
+            yield self
+
+    def finish(self):
+        for _ in self:
+            pass
+        return self
+
+    def close(self):
+        self._stream.close()
+
+    @property
+    def names(self):
+        frames = [frame.select("eventName", TIME) for frame in self.frames]
+        return pl.concat(frames)["eventName"].to_list() if frames else []
+
+
+def names(*numbers):
+    return [f"Get{number}" for number in numbers]
+
+
+def forms(user):
+    """The events 1, 2 and 3 of a user as messages, in every form."""
+    lines = [line(number, user) for number in (1, 2, 3)]
+    records = [event(number, user) for number in (1, 2, 3)]
+    envelope = json.dumps({"Records": records})
+    return {
+        "a record each": lines,
+        "a list": [json.dumps(records).encode()],
+        "an envelope": [envelope.encode()],
+        "an envelope over several lines": [json.dumps({"Records": records}, indent=2).encode()],
+        "JSON lines": [b"\n".join(lines) + b"\n"],
+        "JSON lines, gzip": [gzip.compress(b"\n".join(lines))],
+        "an envelope, zstd": [zstandard.compress(envelope.encode())],
+        "with the id of a schema": [b"\0\0\0\0\x07" + each for each in lines],
+        "an envelope and records": [json.dumps({"Records": records[:1]}).encode(), *lines[1:]],
+        "with a byte order mark": [b"\xef\xbb\xbf" + each for each in lines],
+    }
+
+
+def test_a_message_is_a_record_a_list_an_envelope_or_lines_plain_or_compressed(broker, topic):
+    for form in forms(""):
+        send(broker, topic, forms(form)[form])
+    reading = Collector(make(broker, topic)).finish()
+    found = {frame["userIdentityuserName"][0]: frame for frame in reading.frames}
+    assert {user: frame["eventName"].to_list() for user, frame in found.items()} == dict.fromkeys(
+        forms(""), names(1, 2, 3)
+    )
+    assert reading.metrics.input.read == reading.metrics.input.accepted == 30
+
+
+def test_a_message_without_value_is_counted_and_skipped(broker, topic):
+    send(broker, topic, [line(1), None, line(2), None])
+    reading = Collector(make(broker, topic)).finish()
+    assert reading.names == names(1, 2)
+    assert reading.metrics.input.kinds == {"tombstone": 2}
+    assert reading.offsets == {f"{topic}/0": b"4"}
+
+
+NO_TIME = json.dumps({k: v for k, v in event(9).items() if k != "eventTime"}).encode()
+BAD = {
+    b'{"eventName": ': "the message is not JSON",
+    b"hello": "the message is not JSON",
+    b"17": "the message has no record",
+    b"{}": "the message has no record",
+    gzip.compress(line(9))[:40]: "truncated or damaged",
+    NO_TIME: "the record has no `eventTime`",
+    json.dumps({"Records": [event(50), json.loads(NO_TIME)]}).encode(): "the record has no `eventT",
+    json.dumps(event(9) | {"eventTime": "soon"}).encode(): "`eventTime` is 'soon'",
+}
+
+
+def test_a_message_that_cannot_be_read_goes_to_the_dead_letter_topic_with_the_reason(broker, topic):
+    letters = f"{topic}-letters"
+    create(broker, letters, partitions=1)
+    for number, bad in enumerate(BAD):
+        send(broker, topic, [line(number), bad], headers=[("trace", b"t1")])
+    reading = Collector(make(broker, topic, dead_letter_topic=letters)).finish()
+    # The good record of a message with a bad one is an event.
+    assert reading.names == names(*range(len(BAD)), 50)
+    stats = reading.metrics.input
+    assert (stats.refused, stats.read) == (len(BAD), 2 * len(BAD) + 1)
+    assert stats.refusals[0].startswith(f"topic `{topic}`, partition 0, offset 1: the message is")
+    found = {
+        int(dict(each.headers())["morpheus.offset"]): each
+        for each in read_messages(broker, letters)
+    }
+    assert sorted(found) == list(range(1, 2 * len(BAD), 2))
+    for number, (bad, reason) in enumerate(BAD.items()):
+        letter = found[2 * number + 1]
+        headers = dict(letter.headers())
+        assert (letter.key(), letter.value(), headers["trace"]) == (b"ann", bad, b"t1")
+        assert (headers["morpheus.topic"], headers["morpheus.partition"]) == (topic.encode(), b"0")
+        assert reason in headers["morpheus.reason"].decode()
+
+
+def read_messages(broker, topic):
+    """All messages of a topic with one partition."""
+    number = len(read_topic(broker, topic))
+    consumer = kafka.Consumer({"bootstrap.servers": broker, "group.id": "letters"})
+    consumer.assign([kafka.TopicPartition(topic, 0, 0)])
+    found = [consumer.poll(10) for _ in range(number)]
+    consumer.close()
+    return found
+
+
+@pytest.mark.parametrize("bad", [b"hello", NO_TIME], ids=["text", "no-time"])
+def test_without_a_dead_letter_topic_a_bad_message_fails_the_run_or_is_counted(broker, topic, bad):
+    send(broker, topic, [line(1), bad, line(2)])
+    place = f"topic `{topic}`, partition 0, offset 1: "
+    with pytest.raises(RecordError, match=re.escape(place) + ".*--dead_letter_topic"):
+        Collector(make(broker, topic, group_id=f"{topic}-1")).finish()
+    reading = Collector(make(broker, topic, bad_record="skip")).finish()
+    assert reading.names == names(1, 2)
+    assert reading.metrics.input.refused == 1
+
+
+def test_a_header_becomes_a_column_of_every_record_of_its_message(broker, topic):
+    send(broker, topic, forms("ann")["an envelope"], headers=[("tenant-id", b'a"b')])
+    send(broker, topic, [line(4)], headers=[("other", b"x")])
+    source = make(broker, topic, header_column=("tenant-id=tenant", "region"))
+    frame = pl.concat(Collector(source).finish().frames)
+    assert frame["tenant"].to_list() == ['a"b', 'a"b', 'a"b', None]
+    assert "tenant" in source.describe_log().paths or frame["region"].null_count() == 4
+    with pytest.raises(UsageError, match="--header_column: `eventName` is a column of CloudTrail"):
+        make(broker, topic, header_column=("eventName",))
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        (("Content-Type", b"application/avro"), "the content type is 'application/avro'"),
+        (("content-encoding", b"br"), "the content encoding is 'br'"),
+    ],
+)
+def test_a_message_whose_headers_name_another_encoding_is_not_read(header, reason):
+    decoder = MessageDecoder(make_log_format())
+    with pytest.raises(from_kafka.UnreadableMessageError, match=reason):
+        decoder.decode(line(1), [header])
+    fine = [("content-type", b"application/json; charset=utf-8"), ("content-encoding", b"gzip")]
+    assert decoder.decode(line(1), fine) == [line(1)]
+
+
+def make_log_format() -> LogFormat:
+    from morpheus.sources.cloudtrail import CLOUDTRAIL_FORMAT  # noqa: PLC0415 - used once
+
+    return CLOUDTRAIL_FORMAT
+
+
+def test_a_message_that_unpacks_to_too_much_is_refused_and_takes_no_memory():
+    bomb = gzip.compress(b" " * (1 << 26))
+    with pytest.raises(from_kafka.UnreadableMessageError, match="more than 32 MiB after"):
+        MessageDecoder(make_log_format()).decode(bomb, [])
+
+
+def test_the_offsets_of_the_checkpoint_count_more_than_those_of_the_group(broker, topic):
+    send(broker, topic, [line(n) for n in range(6)])
+    first = Collector(make(broker, topic, group_id=topic)).finish()
+    assert (first.names, first.offsets) == (names(*range(6)), {f"{topic}/0": b"6"})
+    again = Collector(make(broker, topic, group_id=topic), {f"{topic}/0": b"4"}).finish()
+    assert again.names == names(4, 5)
+    assert committed(broker, topic) == 6
+
+
+def test_without_a_checkpoint_a_run_continues_where_the_group_has_committed(broker, topic):
+    send(broker, topic, [line(n) for n in range(6)])
+    first = Collector(make(broker, topic, group_id=topic, until_end=False, stop_after=4)).finish()
+    assert first.names == names(0, 1, 2, 3)
+    assert committed(broker, topic) == 4
+    assert Collector(make(broker, topic, group_id=topic)).finish().names == names(4, 5)
+
+
+def test_offsets_are_committed_only_when_a_micro_batch_is_acknowledged(broker, topic):
+    send(broker, topic, [line(1)])
+    stream = make(broker, topic, group_id=topic).micro_batches(None, RunMetrics(), {})
+    acknowledge = [each.acknowledge for each in stream if each.acknowledge]
+    assert committed(broker, topic) < 0
+    for each in acknowledge:  # the source has ended, and is still part of the group
+        each()
+    assert committed(broker, topic) == 1
+
+
+def committed(broker, group, topic=None):
+    consumer = kafka.Consumer({"bootstrap.servers": broker, "group.id": group})
+    [place] = consumer.committed([kafka.TopicPartition(topic or group, 0)], timeout=10)
+    consumer.close()
+    return place.offset
+
+
+def test_a_source_without_messages_gives_empty_micro_batches_and_a_few_messages_do_not_wait(
+    broker, topic
+):
+    reading = Collector(make(broker, topic, until_end=False, batch_messages=1000))
+    steps = iter(reading)
+    for _ in range(3):
+        next(steps)
+    assert (reading.names, reading.empty, reading.offsets) == ([], 3, {})
+    send(broker, topic, [line(1)])
+    while not reading.names:
+        next(steps)
+    assert reading.names == names(1)
+    reading.close()
+
+
+def test_a_batch_has_at_most_the_given_number_of_messages(broker, topic):
+    send(broker, topic, [line(n) for n in range(10)])
+    reading = Collector(make(broker, topic, batch_messages=4)).finish()
+    assert [frame.height for frame in reading.frames] == [4, 4, 2]
+
+
+def test_auto_offset_reset_decides_where_a_new_group_begins(broker, topic):
+    send(broker, topic, [line(1)])
+    assert (
+        Collector(make(broker, topic, group_id="new", auto_offset_reset="latest")).finish().names
+        == []
+    )
+    with pytest.raises(
+        UsageError, match="--auto_offset_reset=none: neither the state nor the group"
+    ):
+        Collector(make(broker, topic, group_id="newer", auto_offset_reset="none")).finish()
+
+
+def test_a_topic_that_was_made_anew_is_read_from_its_start(broker, topic, caplog):
+    send(broker, topic, [line(n) for n in range(3)])
+    with caplog.at_level(logging.WARNING):
+        reading = Collector(make(broker, topic), {f"{topic}/0": b"17"}).finish()
+    assert reading.names == names(0, 1, 2)
+    assert f"{topic}/0 ends at offset 3, and was read up to 17" in caplog.text
+
+
+def test_several_topics_of_a_log_are_read_together(broker, topic):
+    other = f"{topic}-2"
+    create(broker, other)
+    send(broker, topic, [line(1)])
+    send(broker, other, [line(2)], partition=1)
+    reading = Collector(make(broker, (topic, other))).finish()
+    assert sorted(reading.names) == names(1, 2)
+    assert reading.offsets == {f"{topic}/0": b"1", f"{other}/1": b"1"}
+
+
+def test_a_second_process_of_the_group_takes_partitions_and_no_message_is_left_out(
+    broker, topic, caplog, monkeypatch
+):
+    monkeypatch.setattr(from_kafka, "_TICK", 0.1)
+    # The test broker does not always finish a cooperative rebalance.
+    strategy = "partition.assignment.strategy=range"
+    values = {"group_id": topic, "until_end": False, "kafka_option": (strategy,)}
+    one = Collector(make(broker, topic, **values))
+    first = iter(one)
+    send(broker, topic, [line(1)], partition=0)
+    send(broker, topic, [line(2)], partition=1)
+    while len(one.names) < 2:
+        next(first)
+    two = Collector(make(broker, topic, **values))
+    second = iter(two)
+    next(second)
+    with caplog.at_level(logging.WARNING):
+        share(first, second, one, two)
+    for partition in (0, 1):
+        send(broker, topic, [line(3 + partition)], partition=partition)
+    deadline = time.monotonic() + 20
+    while len(one.names + two.names) < 4 and time.monotonic() < deadline:
+        next(first)
+        next(second)
+    one.close()
+    two.close()
+    assert sorted(one.names + two.names) == names(1, 2, 3, 4)
+    assert len(two.names) == 1
+    assert "this process gave back" in caplog.text
+    assert sorted(one.offsets.values()) == [b"", b"2"]  # what another process has is forgotten
+
+
+def share(first, second, one, two):
+    """Let two processes go on until each has a partition."""
+    deadline = time.monotonic() + 30
+    while b"" not in one.offsets.values():
+        assert time.monotonic() < deadline, "no rebalance"
+        next(first)
+        next(second)
+    assert two.names == []
+
+
+def test_an_unknown_topic_is_an_error_with_similar_names(broker, topic):
+    with pytest.raises(
+        UsageError, match=rf"--input_topic: there is no topic `{topic}x`.*`{topic}`"
+    ):
+        Collector(make(broker, f"{topic}x")).finish()
+    with pytest.raises(UsageError, match="--dead_letter_topic: there is no topic `nowhere-at-all`"):
+        Collector(make(broker, topic, dead_letter_topic="nowhere-at-all")).finish()
+
+
+def test_a_topic_that_is_deleted_ends_the_run_with_its_name(broker, topic):
+    reading = Collector(
+        make(
+            broker,
+            topic,
+            until_end=False,
+            kafka_option=(
+                "topic.metadata.refresh.interval.ms=500",
+                "topic.metadata.propagation.max.ms=100",
+            ),
+        )
+    )
+    steps = iter(reading)
+    for _ in range(3):
+        next(steps)
+    delete(broker, topic)
+    with pytest.raises(TransientError, match=f"the topic `{topic}` is gone from"):
+        list(islice(steps, 40))
+
+
+def test_without_a_broker_the_run_ends_with_the_address_and_the_reason(monkeypatch):
+    monkeypatch.setattr(from_kafka, "_START_TIMEOUT", 0.5)
+    address = f"127.0.0.1:{free_port()}"
+    with pytest.raises(
+        TransientError, match=f"no broker at `{address}` answers: .*Connect.*refused"
+    ):
+        Collector(make(address, "trail")).finish()
+
+
+def test_a_broker_that_goes_away_and_comes_back_does_not_end_the_run(caplog):
+    caplog.set_level(logging.WARNING)
+    with noida("kafka") as port:
+        address = f"127.0.0.1:{port}"
+        create(address, "trail")
+        reading = Collector(make(address, "trail", until_end=False))
+        steps = iter(reading)
+        for _ in range(3):
+            next(steps)
+    while "no broker answers" not in caplog.text:
+        next(steps)
+    reading.close()
+
+
+SETTINGS = {
+    "security.protocol=SASL_PLAINTEXT": "",
+    "sasl.password=s3cret": "other users of the machine can read `sasl.password`.*"
+    "MORPHEUS_KAFKA_SASL_PASSWORD",
+    "ssl.key.password=s3cret": "MORPHEUS_KAFKA_SSL_KEY_PASSWORD",
+    "novalue": "--kafka_option: `novalue` has no value",
+    "no.such=1": 'the client rejects its settings: No such configuration property: "no.such"',
+    "group.id=x": "the setting `group.id` is not free. Give --group_id",
+    "enable.auto.commit=true": "the setting `enable.auto.commit` is not free. Leave it out",
+}
+
+
+@pytest.mark.parametrize("text", SETTINGS)
+def test_a_setting_of_the_client_is_passed_on_or_rejected_with_what_to_type(broker, topic, text):
+    reason = SETTINGS[text]
+    if not reason:
+        source = make(broker, topic, kafka_option=(text,))
+        assert source.make_settings()["security.protocol"] == "SASL_PLAINTEXT"
+        return
+    with pytest.raises(UsageError, match=reason) as error:
+        Collector(make(broker, topic, kafka_option=(text,))).finish()
+    assert "s3cret" not in str(error.value)
+
+
+def test_settings_come_from_a_file_the_environment_and_options_and_no_secret_is_shown(
+    broker, topic, tmp_path, monkeypatch
+):
+    file = tmp_path / "client.properties"
+    file.write_text("# ours\nsasl.username = ann\nsasl.password=s3cret\nfetch.min.bytes=1\n")
+    monkeypatch.setenv("MORPHEUS_KAFKA_FETCH_MIN_BYTES", "2")
+    source = make(broker, topic, kafka_config_file=str(file))
+    settings = source.make_settings()
+    assert settings["sasl.password"] == "s3cret"
+    assert (settings["sasl.username"], settings["fetch.min.bytes"]) == ("ann", "2")
+    assert "s3cret" not in repr(source)
+    file.write_text("sasl.password s3cret\n")
+    with pytest.raises(UsageError, match="line 1: there is no `=`") as error:
+        read_settings_file(str(file))
+    assert "s3cret" not in str(error.value)
+    with pytest.raises(UsageError, match=r"`.*none\.properties` cannot be read: No such file"):
+        make(broker, topic, kafka_config_file=str(tmp_path / "none.properties"))
+
+
+def test_a_sign_in_that_fails_is_an_error_without_the_secret(broker, topic, monkeypatch, caplog):
+    monkeypatch.setattr(from_kafka, "_START_TIMEOUT", 1.0)
+    monkeypatch.setenv("MORPHEUS_KAFKA_SECURITY_PROTOCOL", "SASL_SSL")
+    monkeypatch.setenv("MORPHEUS_KAFKA_SASL_MECHANISM", "PLAIN")
+    monkeypatch.setenv("MORPHEUS_KAFKA_SASL_USERNAME", "ann")
+    monkeypatch.setenv("MORPHEUS_KAFKA_SASL_PASSWORD", "s3cret")
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(TransientError, match=r"SSL (handshake failed|connection closed)") as error:
+        Collector(make(broker, topic)).finish()
+    assert "s3cret" not in str(error.value) + caplog.text
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"log_format": "cloudtrial"}, "there is no kind of log `cloudtrial`. Did you mean"),
+        ({"log_format": ""}, "the kind of log is not known. Give --log_format"),
+        ({"dead_letter_topic": "trail"}, "--dead_letter_topic: `trail` is also an --input_topic"),
+        ({"stop_after": 3}, "--until_end and --stop_after"),
+    ],
+)
+def test_options_that_contradict_each_other_are_rejected(values, reason):
+    with pytest.raises(UsageError, match=reason):
+        make("127.0.0.1:1", "trail", **values)
+
+
+def test_a_schema_reads_any_log(broker, topic):
+    sign_in = {
+        "published": "2024-05-01T10:00:00.000Z",
+        "uuid": "1",
+        "eventType": "user.session.start",
+        "actor": {"alternateId": "ann@example.com", "type": "User"},
+    }
+    send(broker, topic, [json.dumps(sign_in).encode()])
+    values = {"bootstrap_servers": broker, "input_topic": topic, "until_end": True}
+    stage = FromKafka(log_format="okta", group_id="a-schema", **values)
+    stage = replace(stage, options=stage.with_defaults(PipelineOptions(unbounded=True)))
+    [frame] = Collector(stage).finish().frames
+    assert frame["eventType"].to_list() == ["user.session.start"]
+    by_file = FromKafka(group_id="another-schema", **values)
+    by_file = replace(
+        by_file,
+        options=by_file.with_defaults(PipelineOptions(columns_file="okta.toml", unbounded=True)),
+    )
+    assert Collector(by_file).finish().frames[0].equals(frame)
+
+
+def test_the_page_reads_a_topic_and_a_second_run_goes_on(broker, tmp_path, warm_morpheus):
+    folder = copy_examples(tmp_path)
+    address = {"kafka.example.com:9092": broker}
+    page = ROOT / "docs" / "kafka.md"
+    for command in re.findall(r"^python (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE):
+        words = command.replace(*next(iter(address.items()))).split()
+        subprocess.run([sys.executable, *words], cwd=folder, check=True, capture_output=True)
+    output = run_page(page, folder, warm_morpheus, address)
+    assert "Input     1,104 events\n" in output
+    rows = pl.read_csv(folder / "scores.csv", infer_schema=False)
+    assert rows.height == 1104
+    assert committed_total(broker, "morpheus", "trail") == 1104
+
+
+def committed_total(broker, group, topic):
+    consumer = kafka.Consumer({"bootstrap.servers": broker, "group.id": group})
+    places = [kafka.TopicPartition(topic, number) for number in range(4)]
+    found = sum(place.offset for place in consumer.committed(places, timeout=10))
+    consumer.close()
+    return found
