@@ -22,6 +22,7 @@ from stream.scale import Scale  # noqa: E402 - the same
 PARTS = {
     "rate": "A stream of Kafka: rate, latency, memory, checkpoints, restart",
     "users": "Many users known, few active: memory and state",
+    "models": "The model store: publish, roll back, open, one damaged fingerprint",
     "days": "Runs of one day each, with a state file, against one run",
 }
 

@@ -22,7 +22,7 @@ from morpheus.errors import ModelCorruptedError, TransientError, UsageError
 from morpheus.models import store
 from morpheus.models.profile import Fingerprint
 from morpheus.models.store import ModelIndex, ModelStore, commit_index, put_model
-from morpheus.models.versions import open_models
+from morpheus.models.versions import VersionedStore, open_models
 from morpheus.pipeline import Pipeline
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
@@ -224,3 +224,58 @@ def test_runs_share_models_through_a_bucket(lake: Lake, tmp_path: Path) -> None:
     assert "models/store.json" in lake.names("models")
     loaded = score(tmp_path / "2.csv", logs, TrainAe(pretrained_filename=MODELS))
     assert outputs[0] == outputs[1] == loaded
+
+
+def test_versions_in_a_bucket_share_what_did_not_change(lake: Lake, ann: Fingerprint) -> None:
+    versions = VersionedStore.open(MODELS)
+    assert versions.publish([for_user(ann, "ann"), for_user(ann, "bob")]) == 1
+    assert versions.publish([for_user(ann, "eve")]) == 2
+    lake.fetched.clear()
+    assert open_models(f"{MODELS}@candidate").load("bob") is not None
+    packs = [name for name in lake.fetched if "/packs/" in name]
+    assert len(packs) == 1, "a part of one pack"
+    assert versions.promote() == 2
+    assert versions.rollback() == 1
+    assert sorted(open_models(MODELS).cards) == ["ann", "bob"]
+    versions.erase(["bob"])
+    assert all(b"bob" not in lake.read(name) for name in lake.names("models"))
+    assert sorted(open_models(f"{MODELS}@2").cards) == ["ann", "eve"]
+
+
+@pytest.mark.usefixtures("lake")
+def test_two_publishers_of_a_bucket_lose_nothing(
+    ann: Fingerprint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    VersionedStore.open(MODELS).publish([for_user(ann, "ann")])
+    write, others = ObjectStore.put_if_match, ["bob", "eve"]
+
+    def publish_between(place: ObjectStore, name: str, content: bytes, etag: str | None) -> bool:
+        if others:
+            user = others.pop()
+            VersionedStore.open(MODELS).publish([for_user(ann, user)], alias="champion")
+        return write(place, name, content, etag)
+
+    monkeypatch.setattr(ObjectStore, "put_if_match", publish_between)
+    VersionedStore.open(MODELS).publish([for_user(ann, "joe")], alias="champion")
+    versions = VersionedStore.open(MODELS)
+    assert [each.number for each in versions.versions()] == [1, 2, 3, 4]
+    assert sorted(versions.open_version().cards) == ["ann", "bob", "eve", "joe"]
+
+
+@pytest.mark.usefixtures("lake")
+def test_a_publisher_that_is_always_overtaken_says_so(
+    ann: Fingerprint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ObjectStore, "put_if_match", lambda *_: False)
+    with pytest.raises(TransientError, match=r"store.json: other runs keep writing it"):
+        VersionedStore.open(MODELS).publish([for_user(ann, "ann")])
+
+
+def test_a_bucket_without_versions_is_version_1(lake: Lake, ann: Fingerprint) -> None:
+    commit_index(MODELS, ModelIndex.from_cards({"ann": put_model(MODELS, for_user(ann, "ann"))}))
+    versions = VersionedStore.open(MODELS)
+    assert [each.number for each in versions.versions()] == [1]
+    assert versions.publish([for_user(ann, "bob")]) == 2
+    assert sorted(open_models(f"{MODELS}@2").cards) == ["ann", "bob"]
+    assert open_models(f"{MODELS}@2").load("ann") is not None
+    assert "models/index.json" not in lake.names("models")

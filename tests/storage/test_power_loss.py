@@ -17,6 +17,7 @@ from morpheus.core.batch import OutputRows, RunMetrics
 from morpheus.core.stage import Sink, Transform
 from morpheus.models.profile import Fingerprint
 from morpheus.models.store import ModelIndex, ModelStore, commit_index, put_model
+from morpheus.models.versions import VersionedStore
 from morpheus.runtime.states import SqliteStateStore
 from morpheus.sinks.alert_files import ToEcs, ToOcsf
 from morpheus.sinks.delivery import DeadLetterFile, OutboundEvent
@@ -174,6 +175,27 @@ def test_an_index_of_fingerprints_has_all_its_files_and_is_the_new_one_once_comm
         if store is not None:
             assert sorted(store.cards) in published[max(done - 1, 0) :]
             assert all(store.load(user) is not None for user in store.cards)
+
+
+def test_a_store_has_the_version_before_or_the_whole_new_one(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    models = tmp_path / "work" / "models"
+    published = [["ann"], ["ann", "bob"]]
+
+    def publish(recorder: Recorder) -> None:
+        for users in published:
+            VersionedStore.open(models).publish(map(named, users), alias="champion")
+            recorder.reach(users)
+
+    for crash in record(tmp_path / "work", publish).crashes():
+        store = VersionedStore.open(crash.write(tmp_path / "after") / "models")
+        done = len(crash.reached)
+        assert len(store.versions()) in {done, done + 1}
+        for version in store.versions():
+            opened = store.open_version(version.number)
+            assert sorted(opened.cards) == published[version.number - 1]
+            assert all(opened.load(user) is not None for user in opened.cards)
+            assert not opened.replaced
 
 
 def letters(first: int, count: int) -> list[tuple[OutboundEvent, str]]:

@@ -482,10 +482,11 @@ def _run_rollback(options: RollbackOptions, location: str) -> None:
     targets: dict[int, list[str] | None] = {}
     if users is None:
         targets[store.find_former().number] = None
-    for user in users or ():
-        names = targets.setdefault(store.find_former(user).number, [])
-        assert names is not None  # noqa: S101 - set one line above
-        names.append(user)
+    else:
+        by_number = defaultdict[int, list[str]](list)
+        for user, version in store.find_former_of(users).items():
+            by_number[version.number].append(user)
+        targets |= by_number
     _show_change(options, store, targets)
     if options.dry_run:
         return

@@ -615,34 +615,47 @@ class VersionedStore:
         note = note or f"{format_count(len(users), 'user')} from version {version.number}"
         return self.publish_placed(NewVersion(placed, CHAMPION, note), CHAMPION)
 
-    def find_former(self, user: str | None = None) -> StoredVersion:
+    def find_former(self) -> StoredVersion:
         """Return the version that `rollback` returns to.
-
-        Args:
-            user: The user whose fingerprint is restored; None for all users.
 
         Raises:
             UsageError: There is none.
         """
         manifest = self.read_manifest()
-        champion = self._resolve(manifest, CHAMPION)
-        if user is None:
-            found = next(iter(self._former(manifest)), None)
-            if found is None:
-                raise UsageError(
-                    f"{self.folder}: the champion is version {champion.number}, and no other "
-                    "version was champion before. `morpheus models promote` selects a version."
-                )
-            return found
-        now = self._find_user(self._open(champion), user).card.sha256
-        for version in manifest.lineage(champion.number, CHAMPION):
-            placed = self._open(version).find_placed(user)
-            if placed is not None and placed.card.sha256 != now:
-                return version
-        raise UsageError(
-            f"{self.folder}: no version before {champion.number} has another fingerprint of "
-            f"{user!r}."
-        )
+        former = self._former(manifest)
+        if not former:
+            number = self._resolve(manifest, CHAMPION).number
+            raise UsageError(
+                f"{self.folder}: the champion is version {number}, and no other version was "
+                "champion before. `morpheus models promote` selects a version."
+            )
+        return former[0]
+
+    def find_former_of(self, users: Iterable[str]) -> dict[str, ModelVersion]:
+        """Return for each user the latest version before the champion with another fingerprint.
+
+        Raises:
+            UsageError: A user has no fingerprint, or no version has another one.
+        """
+        manifest = self.read_manifest()
+        stored = self._resolve(manifest, CHAMPION)
+        champion = self._open(stored)
+        now = {user: self._find_user(champion, user).card.sha256 for user in sorted(users)}
+        found: dict[str, ModelVersion] = {}
+        for version in self._open_intact([*manifest.lineage(stored.number, CHAMPION)]):
+            for user, digest in now.items():
+                placed = version.find_placed(user)
+                if user not in found and placed is not None and placed.card.sha256 != digest:
+                    found[user] = version
+            if len(found) == len(now):
+                break
+        missing = [user for user in now if user not in found]
+        if missing:
+            raise UsageError(
+                f"{self.folder}: no version before {stored.number} has another fingerprint of "
+                f"{missing[0]!r}."
+            )
+        return found
 
     def rollback(self, users: Collection[str] | None = None, *, note: str = "") -> int:
         """Make the champion before this one the champion again, for all users or for some.
@@ -661,9 +674,8 @@ class VersionedStore:
             UsageError: There is no version to return to.
         """
         if users is not None:
-            placed = [
-                self._find_user(self._open(self.find_former(user)), user) for user in sorted(users)
-            ]
+            former = self.find_former_of(users)
+            placed = [self._find_user(version, user) for user, version in former.items()]
             note = note or f"rollback of {format_count(len(users), 'user')}"
             return self.publish_placed(NewVersion(placed, CHAMPION, note), CHAMPION)
         self.find_former()
