@@ -35,7 +35,7 @@ loaded = time.perf_counter()
 status = Path("/proc/self/status").read_text()
 print(opened - begin, used, loaded - opened, int(status.split("VmHWM:")[1].split()[0]) / 1024)
 """
-FEW, MANY = 100, 100_000
+CHANGED_USERS, LARGE_STORE_USERS = 100, 100_000
 CHANGED_SHARE = 20
 """One user in this number is trained again."""
 
@@ -96,7 +96,7 @@ def _operations(store: VersionedStore, some: list[Fingerprint], users: int) -> T
         table.add(name, seconds, size - before)
         before = size
 
-    few = [_name(number) for number in range(0, users, max(1, users // FEW))]
+    few = [_name(number) for number in range(0, users, max(1, users // CHANGED_USERS))]
     measure("publish all", lambda: store.publish(_under_many_names(some, users, 1)))
     measure(
         f"publish 1 user in {CHANGED_SHARE}",
@@ -150,7 +150,7 @@ def _opened(scale: Scale, folder: Path, some: list[Fingerprint], users: int) -> 
         ["users", "indexes, MB", "open, s", "CPU, s", "first fingerprint, ms", "peak MB"],
         note="Without imports. The larger store has the cards of all users, and few fingerprints.",
     )
-    many = 10 * users if scale.quick else MANY
+    many = 10 * users if scale.quick else LARGE_STORE_USERS
     large = scale.scratch / "large"
     _publish_cards(VersionedStore.open(large), some, many)
     for place, count in ((folder, users), (large, many)):
