@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -64,6 +65,7 @@ from morpheus.runtime.outbox import SinkWorker
 from morpheus.runtime.pool import WorkerPool
 from morpheus.runtime.states import SqliteStateStore, StateStore
 from morpheus.runtime.stream import DurableStream, Stream, StreamSettings, open_outbox_tail
+from morpheus.seasonality.detector import parse_duration
 from morpheus.sinks.to_file import validate_output
 from morpheus.sources.base import Source
 from morpheus.sources.spill_sort import LatenessBuffer
@@ -271,6 +273,7 @@ class Pipeline:
         self._check_links()
         self._check_engine()
         self._check_lateness()
+        self._check_state_age()
         stages = self._resolve_options()
         self.options = stages[0].options
         for stage in stages:
@@ -326,6 +329,8 @@ class Pipeline:
                     metrics.tick()
             failures = list(_commit_all(progress.count_outputs(stages), metrics))
             if store is not None and not failures:
+                if self._state_max_age is not None:
+                    store.remove_older(self._state_max_age)
                 store.commit()
         if status is not None:
             status.write(metrics, running=False)
@@ -436,8 +441,19 @@ class Pipeline:
     def _make_stream_settings(self) -> StreamSettings:
         options = self.options
         return StreamSettings(
-            options.checkpoint_interval, options.max_outbox, options.max_live_users
+            options.checkpoint_interval,
+            options.max_outbox,
+            options.max_live_users,
+            self._state_max_age,
         )
+
+    @property
+    def _state_max_age(self) -> timedelta | None:
+        """How long the state of a user is kept; None for no limit."""
+        text = self.options.state_max_age
+        if text is None:
+            return None
+        return timedelta(seconds=parse_duration(text, option="--state_max_age"))
 
     @contextmanager
     def _run_bounded(
@@ -518,6 +534,13 @@ class Pipeline:
             raise UsageError(
                 "--scheduler: needs --engine=dask. Type `morpheus run --engine=dask "
                 f"--scheduler={options.scheduler} ...`, or leave --scheduler out."
+            )
+
+    def _check_state_age(self) -> None:
+        if self._state_max_age is not None and self.options.state is None:
+            raise UsageError(
+                "--state_max_age: without --state, nothing is kept. Add --state=FILE, or leave out "
+                "--state_max_age."
             )
 
     def _check_lateness(self) -> None:
@@ -655,6 +678,18 @@ def _describe_state(plan: Plan) -> dict[str, object]:
         "--columns_file": list(options.columns),
         "--pseudonymize": list(pseudonymizer.columns) if pseudonymizer else [],
         "--pseudonym_key_file": pseudonymizer.key_id if pseudonymizer else "",
+        "--timezone": options.timezone,
+        **_list_state_options(plan),
+    }
+
+
+def _list_state_options(plan: Plan) -> dict[str, object]:
+    """Return the options of stages that determine what their states mean."""
+    stages = (*plan.head, *plan.segment, *plan.tail)
+    return {
+        f"{name.removesuffix('#1')} {option}": value
+        for name, stage in zip(name_stages(stages), stages, strict=True)
+        for option, value in stage.needs.state_options.items()
     }
 
 

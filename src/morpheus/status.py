@@ -179,9 +179,10 @@ class StatusFile:
 
 
 def _count_run(metrics: RunMetrics) -> RunCounts:
-    reasons, report = Counter[str](), metrics.budget_report
+    reasons, report, unscored = Counter[str](), metrics.budget_report, metrics.unscored
     for user, reason in metrics.unscored_reasons.items():
-        reasons[reason] += metrics.unscored[user]
+        reasons[reason] += unscored[user]
+    reasons.update(metrics.more_unscored)
     return RunCounts(
         read=metrics.input.read,
         refused=metrics.input.refused,

@@ -526,7 +526,8 @@ def _lines(metrics: RunMetrics) -> Iterator[tuple[str, str]]:
         yield "  empty", text
     yield from _filter_lines(metrics)
     written = format_count(metrics.users.total(), "event")
-    users = format_count(len(metrics.users.keys() - {None}), "user")
+    more = "more than " if metrics.has_other_users else ""
+    users = more + format_count(metrics.num_users, "user")
     no_user = f", {metrics.users[None]:,} without a user" if metrics.users[None] else ""
     yield "Written" if metrics.has_sink else "Passed", f"{written} of {users}{no_user}"
     if reason := metrics.empty_reason:
@@ -699,8 +700,9 @@ def _unscored_lines(metrics: RunMetrics) -> Iterator[str]:
     counts = Counter(
         {reason: sum(unscored[user] for user in each) for reason, each in users_by_reason.items()}
     )
+    counts.update(metrics.more_unscored)
     for reason, number in _sort_counts(counts):
-        users = sorted(users_by_reason[reason], key=lambda x: (-unscored[x], x or ""))
+        users = sorted(users_by_reason.get(reason, ()), key=lambda x: (-unscored[x], x or ""))
         known = len(users) - users.count(None)
         who = f" of {format_count(known, 'user')}" if known else ""
         names = f" ({_format_users(users)})" if known else ""

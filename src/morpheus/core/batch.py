@@ -725,6 +725,11 @@ class StreamStats:
 _MEGABYTE = 1_000_000
 
 
+OTHER_USERS = ""
+"""Stands for users that are not counted by name. No user has this name: empty text is no value."""
+_MAX_REASONS = 1000
+
+
 @dataclass
 class RunMetrics:
     """What happened to every event of a run.
@@ -737,6 +742,10 @@ class RunMetrics:
         cards: Description of each fingerprint that was used, by user.
         unscored_reasons: Why events got no score, by user.
         unscored_filtered: Number of events without a score that `filter` has dropped, by user.
+        max_users: Maximum number of users that are counted by name, on an input without end. Others
+            are counted together, as `OTHER_USERS`. None for no limit.
+        named_users: The users that are counted by name, if there is a limit.
+        more_unscored: Number of events of other users without a score, by reason.
         scored: Number of events with a score.
         filtered: Number of events that `filter` has dropped.
         suppressed: Number of events that each suppression has dropped, by label. They are also
@@ -776,6 +785,9 @@ class RunMetrics:
     cards: dict[str, ModelCard] = field(default_factory=dict)
     unscored_reasons: dict[str | None, str] = field(default_factory=dict)
     unscored_filtered: Counter[str | None] = field(default_factory=Counter)
+    max_users: int | None = None
+    named_users: set[str | None] = field(default_factory=set, repr=False)
+    more_unscored: Counter[str] = field(default_factory=Counter)
     scored: int = 0
     filtered: int = 0
     suppressed: Counter[str] = field(default_factory=Counter)
@@ -815,8 +827,11 @@ class RunMetrics:
 
     def add(self, batch: Batch) -> None:
         """Count a batch that has left the pipeline."""
-        if batch.card is not None and batch.user is not None:
-            self.cards[batch.user] = batch.card
+        user, card = self._count_as(batch.user), batch.card
+        # `train-ae` publishes all fingerprints that it has trained.
+        is_kept = card is not None and (user == batch.user or not card.version)
+        if card is not None and batch.user is not None and is_kept:
+            self.cards[batch.user] = card
         self.filtered += batch.filtered
         for counts in batch.suppressed:
             self.suppressed.update(counts.suppressed)
@@ -828,16 +843,42 @@ class RunMetrics:
         self.excluded += batch.excluded
         self.budget_report = batch.budget_report or self.budget_report
         if batch.unscored_reason is not None and (batch.table.height or batch.filtered):
-            self.unscored_reasons[batch.user] = batch.unscored_reason
-            self.unscored_filtered[batch.user] += batch.filtered
+            if user == batch.user:
+                self.unscored_reasons[user] = batch.unscored_reason
+            else:
+                self._count_reason(batch.unscored_reason, batch.table.height + batch.filtered)
+            self.unscored_filtered[user] += batch.filtered
         if not batch.table.height:
             return
-        self.users[batch.user] += batch.table.height
+        self.users[user] += batch.table.height
         if batch.unscored_reason is None and batch.scores:
             self.scored += batch.table.height
         # A log can have a column of this name, with text: an output file that is read as a log.
         if TS_ANOMALY in batch.table and batch.table[TS_ANOMALY].dtype == pl.Boolean:
             self.flagged = (self.flagged or 0) + int(batch.table[TS_ANOMALY].sum())
+
+    @property
+    def has_other_users(self) -> bool:
+        """Whether there are users that are not counted by name."""
+        return OTHER_USERS in self.users
+
+    @property
+    def num_users(self) -> int:
+        """Number of users that are counted by name and have written events."""
+        return len(self.users.keys() - {None, OTHER_USERS})
+
+    def _count_as(self, user: str | None) -> str | None:
+        """Return the name under which a user is counted."""
+        if self.max_users is None or user in self.named_users:
+            return user
+        if len(self.named_users) < self.max_users:
+            self.named_users.add(user)
+            return user
+        return OTHER_USERS
+
+    def _count_reason(self, reason: str, number: int) -> None:
+        known = reason in self.more_unscored or len(self.more_unscored) < _MAX_REASONS
+        self.more_unscored[reason if known else "other reasons"] += number
 
     @property
     def unscored(self) -> dict[str | None, int]:

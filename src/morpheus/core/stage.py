@@ -188,6 +188,12 @@ class PipelineOptions:
         command="pipeline-ae",
         location="local",
     )
+    state_max_age: str | None = option(
+        None,
+        "Remove the state of a user when no run has changed it for so long, such as `90d`. The "
+        "user is then new. Default: keep it.",
+        command="pipeline-ae",
+    )
     allowed_lateness: str = option(
         "0s",
         "On an endless input with --state: how much earlier than the latest event an event may be "
@@ -417,6 +423,8 @@ class Requirements:
         card: The sink reads `batch.card`.
         reopens: A state that is no `State` can be dropped, and opened again when the user comes
             back, without an effect on results.
+        state_options: The options that determine what the stage's states mean, with their values.
+            A state file that was written with another value of one of them is rejected.
     """
 
     model: bool = False
@@ -430,6 +438,7 @@ class Requirements:
     resources: Mapping[str, float] = field(default_factory=dict)
     card: bool = False
     reopens: bool = False
+    state_options: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -350,16 +350,28 @@ class Chain:
         Returns:
             The users.
         """
+        return self.drop(list(self.recent)[: max(0, len(self.recent) - max_users)])
+
+    def drop(self, users: Iterable[str | None]) -> list[str | None]:
+        """Drop the live states of some users, once they are saved.
+
+        Returns:
+            The users whose states are dropped: not those for whom a stage holds events.
+        """
         keyed = {
             name: stage
             for stage, name in zip(self._stages, self.segment.names, strict=True)
             if stage.scope == "keyed"
         }
         evicted: list[str | None] = []
-        for user in list(self.recent)[: max(0, len(self.recent) - max_users)]:
+        for user in users:
             states = self.states.live.get(user, {})
-            if user not in self.unsaved and all(
-                _can_drop(keyed[name], states[name]) for name in keyed.keys() & states.keys()
+            if (
+                user in self.recent
+                and user not in self.unsaved
+                and all(
+                    _can_drop(keyed[name], states[name]) for name in keyed.keys() & states.keys()
+                )
             ):
                 for name in keyed:
                     self.states.pop(StateKey(name, user))

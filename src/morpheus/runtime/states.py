@@ -15,7 +15,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
@@ -57,6 +57,9 @@ class StateStore(Protocol):
 
     def save(self, states: SavedStates) -> None:
         """Save changed states until the next commit."""
+
+    def remove_older(self, age: timedelta) -> list[str]:
+        """Remove the states of users that no run has changed for some time; return the users."""
 
     def commit(self) -> None:
         """Make all saved states durable, in one transaction."""
@@ -110,6 +113,10 @@ class MemoryStateStore:
             for user, states in self.pending.items()
             for stage, data in states.items()
         }
+
+    def remove_older(self, age: timedelta) -> list[str]:  # noqa: ARG002 - the states have no times
+        """Return no user."""
+        return []
 
     def commit(self) -> None:
         """Move saved states to the committed ones."""
@@ -222,7 +229,12 @@ class SqliteStateStore:
             for key, data in states.items()
         )
         with self._translate_errors():
-            self._db.executemany("INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?)", rows)
+            # A state that has not changed keeps its time.
+            self._db.executemany(
+                "INSERT INTO states VALUES (?, ?, ?, ?) ON CONFLICT (user, stage) DO UPDATE SET "
+                "data = excluded.data, saved = excluded.saved WHERE data IS NOT excluded.data",
+                rows,
+            )
 
     def load_offsets(self) -> dict[str, bytes]:
         """Return the offsets of the source, by its partition."""
@@ -333,11 +345,39 @@ class SqliteStateStore:
             self._db.execute("VACUUM")
             self._db.execute("BEGIN IMMEDIATE")
 
+    def remove_older(self, age: timedelta) -> list[str]:
+        """Remove the states of users that no run has changed for some time.
+
+        Returns:
+            The users.
+        """
+        query = (
+            "SELECT user FROM states WHERE user != '' GROUP BY user HAVING MAX(saved) < ? "
+            "ORDER BY user"
+        )
+        with self._translate_errors():
+            cutoff = time.time() - age.total_seconds()
+            keys = [key for (key,) in self._db.execute(query, [cutoff])]
+            if keys:
+                # What is removed is overwritten, also where the file does not get smaller.
+                self._db.execute("PRAGMA secure_delete=ON")
+                self._db.executemany("DELETE FROM states WHERE user = ?", [(key,) for key in keys])
+                self._db.execute("PRAGMA secure_delete=OFF")
+        return [key[1:] for key in keys]
+
     def remove_states(self, keys: Iterable[StateKey]) -> None:
-        """Remove some states at once, also from the free space of the file."""
+        """Remove some states at once, also from the free space of the file.
+
+        A stage without a state is no longer bound to its options.
+        """
         rows = [(key.stage, _user_key(key.user)) for key in keys]
         with self._translate_errors():
             self._db.executemany("DELETE FROM states WHERE stage = ? AND user = ?", rows)
+            left = {stage for (stage,) in self._db.execute("SELECT DISTINCT stage FROM states")}
+            for stage in {stage for stage, _ in rows} - left:
+                prefix = f"{stage.removesuffix('#1')} --"
+                query = "DELETE FROM meta WHERE SUBSTR(key, 1, ?) = ?"
+                self._db.execute(query, [len(prefix), prefix])
             self._db.execute("COMMIT")
             self._db.execute("VACUUM")
             self._db.execute("BEGIN IMMEDIATE")

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from morpheus.core.batch import Batch, MicroBatch, Partition, RunMetrics, StreamStats
 from morpheus.core.stage import Sink, StageContext, Transform
@@ -29,6 +30,10 @@ _MAX_SHARE = 0.1
 _STOP_SECONDS = 10.0
 """Seconds that a sink has at the end to take what is left."""
 _PAUSE_SECONDS = 0.2
+_REMOVAL_SECONDS = 600.0
+"""Seconds between two searches for states that are too old."""
+_MAX_NAMED_USERS = 10_000
+"""Users that the summary of an endless run counts by name."""
 _BUNDLE_ROWS = 1 << 14
 """Events that pass the stages together."""
 _MEGABYTE = 1_000_000
@@ -41,6 +46,7 @@ class StreamSettings:
     checkpoint_interval: float = 1.0
     max_outbox: int = 10_000
     max_live_users: int = 20_000
+    state_max_age: timedelta | None = None
 
 
 @dataclass
@@ -61,6 +67,9 @@ class Stream:
     waiting: list[Callable[[], None]] = field(default_factory=list)
     make_empty_batch: Callable[[], Batch | None] = lambda: None
     _any_batch: bool = False
+
+    def __post_init__(self) -> None:
+        self.metrics.max_users = _MAX_NAMED_USERS
 
     def run(self, micro_batches: Iterator[MicroBatch]) -> Iterator[Batch]:
         """Process micro-batches, and yield what leaves the last stage."""
@@ -150,6 +159,7 @@ class DurableStream(Stream):
     _unsaved: set[str | None] = field(default_factory=set)
     _has_changes: bool = False
     _due: float = 0.0
+    _removal_due: float = 0.0
 
     def run(self, micro_batches: Iterator[MicroBatch]) -> Iterator[Batch]:
         """Process micro-batches with checkpoints; yield the rows that go to the sinks."""
@@ -210,6 +220,7 @@ class DurableStream(Stream):
             self._due = start + self.settings.checkpoint_interval
             return
         self._save(moved)
+        self._remove_old()
         self.store.commit()
         waiting, self.waiting = self.waiting, []
         for acknowledge in waiting:
@@ -234,6 +245,19 @@ class DurableStream(Stream):
             self.store.save_sink(worker.key, worker.place, progress)
         self.store.trim_outbox()
         self._offsets, self._unsaved, self._has_changes = {}, set(), False
+
+    def _remove_old(self) -> None:
+        """Remove the states of users who have not come for too long, also from memory."""
+        age, now = self.settings.state_max_age, time.monotonic()
+        if age is None or now < self._removal_due:
+            return
+        self._removal_due = now + _REMOVAL_SECONDS
+        gone = self.store.remove_older(age)
+        for chain in self.chains:
+            chain.drop(gone)
+        self.source_state.forget(gone)
+        for user in gone:
+            self._loaded.pop(user, None)
 
     def _evict(self) -> None:
         """Drop the states of users who have not come for longest."""

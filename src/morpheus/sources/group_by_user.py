@@ -610,7 +610,8 @@ def iter_batches(  # noqa: PLR0913 - two of them are state, which is optional
         past = None
         if history is not None:
             past = Table(history.take(None if user in history_given else user))
-            history_given.add(user)
+            if user in history.row_ranges:
+                history_given.add(user)
         first_row, height = events.row_ranges.get(user, (0, 0))
         row_offsets[user] += height
         if not height and not (past is not None and past.height):

@@ -99,7 +99,6 @@ class Explain(Transform):
     name = "explain"
     takes = (Scored,)
     gives = Scored
-    needs = Requirements(model=True)
 
     top: int = option(3, "Maximum number of columns to name.", min=1)
     all_columns: bool = option(
@@ -116,6 +115,12 @@ class Explain(Transform):
         "Prefix of the names of the three columns. Needed if the log has a column of the same "
         "name, such as `reason` of Duo. Sinks and reports find the columns with any prefix.",
     )
+
+    @property
+    def needs(self) -> Requirements:
+        """The fingerprint. The options choose the unusual events, which are remembered."""
+        chosen = {"--label": self.label, "--threshold": self.threshold}
+        return Requirements(model=True, state_options=chosen)
 
     @property
     def output_columns(self) -> ExplanationColumns:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -196,7 +196,22 @@ class Timeseries(Transform):
     @property
     def needs(self) -> Requirements:
         """Two-sided windows need the end of the input, so their state is not kept between runs."""
-        return Requirements(per_run="" if self.causal or self._is_rate else _PER_RUN)
+        per_run = "" if self.causal or self._is_rate else _PER_RUN
+        return Requirements(per_run=per_run, state_options=self._list_state_options())
+
+    def _list_state_options(self) -> Mapping[str, object]:
+        """Return the options that counts and rates depend on."""
+        if self._is_rate:
+            return {"--detector": RATE, "--flags_per_week": self.flags_per_week}
+        if not self.causal:
+            return {}  # no state is kept
+        config = _DetectorConfig.from_stage(self)
+        window = config.half_window * config.resolution
+        return {
+            "--detector": FOURIER,
+            "--resolution": f"{config.resolution} s",
+            "--min_window": f"{window} s",
+        }
 
     def open(self, context: StageContext) -> _AnyState:  # noqa: ARG002 - starts empty
         """Start without events."""
