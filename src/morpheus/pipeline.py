@@ -565,7 +565,7 @@ class Pipeline:
         if isinstance(source, Source) and source.is_unbounded():
             raise UsageError(
                 "--engine=dask: the input has no end, and a cluster needs all input at the start. "
-                "Leave out --engine or --watch_directory."
+                "Leave out --engine, or give an input with an end."
             )
 
     def _check_links(self) -> None:

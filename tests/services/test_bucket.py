@@ -146,14 +146,37 @@ def test_only_the_days_of_the_look_back_are_listed(lake: Lake) -> None:
     for account in (1, 2):
         for day in (old, YESTERDAY, TODAY):
             put(lake, key("a", account=account, day=day), age=90_000 if day != TODAY else 0)
-    poller = Poller(look_back=60)
+    poller = Poller(look_back=600)
     assert len(poller.poll()) == 6
     lake.forget()
     assert poller.poll() == []
     assert len(lake.listings) == 2, "one request for each account and region"
-    floor = NOW - timedelta(seconds=120)
-    assert all(f"start-after=AWSLogs/00000000000{n + 1}/" in each and f"/{floor:%Y/%m/%d}" in each
-               for n, each in enumerate(sorted(lake.listings)))  # fmt: skip
+    day = f"{datetime.now(UTC) - timedelta(seconds=600):%Y/%m/%d}"
+    for account, listing in enumerate(sorted(lake.listings), 1):
+        folder = f"AWSLogs/{account:012}/CloudTrail/eu-west-1"
+        assert f"start-after={folder}/{day}" in listing
+
+
+def test_an_object_in_the_folder_of_a_day_long_over_is_found_twice_in_the_look_back(
+    lake: Lake,
+) -> None:
+    put(lake, key("a"))
+    poller = Poller(look_back=3600)
+    poller.poll()
+    late = put(lake, key("b", day="2024/01/01"))
+    assert poller.poll() == []
+    restarted = poller.restart()
+    restarted.now += 120
+    assert restarted.poll() == [], "a restart lists no more than it must"
+    assert poller.poll(seconds=1800) == [late]
+
+
+def test_folders_whose_dates_are_not_those_of_delivery_are_listed_as_a_whole(lake: Lake) -> None:
+    put(lake, key("a", day="2024/03/01"))
+    poller = Poller()
+    poller.poll()
+    new = put(lake, key("b", day="2024/01/01"))
+    assert poller.poll() == [new]
 
 
 def test_new_accounts_and_regions_are_found(lake: Lake) -> None:
@@ -200,6 +223,7 @@ def test_a_first_listing_that_was_interrupted_goes_on_where_it_was(
         for n in range(12)
         for account in (1, 2)
     }
+    keys |= {put(lake, key("0", account=account)) for account in (1, 2)}  # the others are old
     found = set[str]()
     poller = Poller()
     poller.lister.max_objects = 5
@@ -221,19 +245,18 @@ def test_an_object_that_arrives_during_a_long_first_listing_is_found(
     poller = Poller(look_back=60)
     poller.lister.max_objects = 2
     found = poller.poll(max_groups=1)
-    early = put(lake, key("a"), age=30)
-    poller.now += 5000  # the listing takes longer than the look-back
-    put(lake, key("c"))
+    early = put(lake, key("a"))
+    put(lake, key("c"), age=-5000)  # the listing takes longer than the look-back
     found += poller.poll() + poller.poll()
     assert sorted(found) == sorted([*old, early, key("c")])
 
 
 def test_memory_and_state_are_bounded_by_the_look_back(lake: Lake) -> None:
-    for n in range(300):
+    for n in range(100):
         put(lake, key(f"{n:03}"), age=90_000)
     put(lake, key("new"))
     poller = Poller(look_back=3600)
-    assert len(poller.poll()) == 301
+    assert len(poller.poll()) == 101
     [branch] = poller.lister.branches.values()
     assert len(branch.recent) == 1, "the others are older than the look-back"
     assert max(map(len, poller.offsets.values())) < 200

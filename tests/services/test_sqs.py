@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -279,20 +279,21 @@ def test_an_object_that_cannot_be_read_is_tried_again_and_then_put_into_quaranti
     lake: Lake, queue: LogQueue, run: Run
 ) -> None:
     lake.put(f"{DAY}/bad.json.gz", events(1)[:40])
-    lake.put(f"{DAY}/good.json.gz", events(2, 3))
     body = queue.messages[0].body
+    lake.put(f"{DAY}/a.json.gz", events(2))
+    lake.put(f"{DAY}/good.json.gz", events(3))
     for receive in (1, 2):
         good = [2, 3] if receive == 1 else []
         done = lambda n=receive, good=good: (  # noqa: E731 - the condition of this round
             run.kinds == {"returned message": n} and run.numbers == good
         )
-        run.read_until(done, sqs_max_receives=3)
+        run.read_until(done, sqs_max_receives=3, batch_timeout=0.5)
         assert [message.body for message in queue.messages] == [body]
         queue.show_all()
     run.read_until(lambda: "quarantined message" in run.kinds, sqs_max_receives=3)
     assert queue.messages == []
     assert run.kinds == {"returned message": 2, "quarantined message": 1}
-    assert run.metrics.input.read == run.metrics.input.accepted == 2
+    assert run.metrics.input.read == run.metrics.input.accepted == run.metrics.input.files == 2
     [line] = Path(run.options["sqs_quarantine"]).read_text().splitlines()
     kept = json.loads(line)
     assert (kept["body"], kept["receives"], kept["queue"]) == (body, 3, queue.url)
@@ -354,6 +355,13 @@ def test_a_micro_batch_is_limited_by_its_number_of_objects(
     assert [frame.height for frame in run.rows] == [4, 4, 2]
 
 
+def test_an_error_of_the_thread_that_receives_ends_the_run(queue: LogQueue) -> None:
+    receiver = Receiver(SqsQueue(queue.url, 300, object()))  # no client at all
+    receiver.start()
+    with pytest.raises(AttributeError):
+        receiver.get(5.0)
+
+
 def test_an_idle_queue_gives_empty_micro_batches(queue: LogQueue, run: Run) -> None:
     batches = run.start()
     found = [next(batches) for _ in range(3)]
@@ -395,13 +403,23 @@ def test_a_message_in_work_is_hidden_again_at_half_time(queue: LogQueue) -> None
 
 def test_a_message_that_was_received_again_is_deleted_by_its_new_receipt(queue: LogQueue) -> None:
     queue.send("x")
-    receiver = Receiver(SqsQueue(queue.url, 300))
+    deleted: list[Message] = []
+
+    class Recorder(SqsQueue):
+        def delete(self, messages: Sequence[Message]) -> list[Message]:
+            deleted.extend(messages)
+            return super().delete(messages)
+
+    receiver = Receiver(Recorder(queue.url, 300))
     receiver._receive()  # noqa: SLF001 - as its thread does
     first = receiver.get(0.1)
     queue.show_all()
     receiver._receive()  # noqa: SLF001 - the same
+    again = receiver.get(0.1)
     assert first is not None
     receiver.delete([first])
+    assert deleted == [again]
+    assert again != first
     assert queue.messages == []
     assert receiver.in_work == {}
 
@@ -547,6 +565,8 @@ def test_what_is_no_url_of_a_queue_is_rejected(url: str) -> None:
         ({"input_glob": "logs/"}, r"`logs/` is not in S3"),
         ({"watch_directory": True}, "Use only one of them"),
         ({"repeat": 2}, "has no end"),
+        ({"lag": "20m"}, r"--lag: a queue has no end. Leave out --lag or --sqs_queue"),
+        ({"sqs_quarantine": "absent/x.jsonl"}, r"--sqs_quarantine: there is no folder `.*/absent`"),
     ],
 )
 def test_options_that_contradict_a_queue_are_rejected(options: dict[str, Any], text: str) -> None:

@@ -208,7 +208,9 @@ class Validate(Transform):
                 "--overwrite` to replace it, or another --results_file_name."
             )
         if self.options.unbounded:
-            raise UsageError("validate: the input is unbounded. Remove --watch_directory.")
+            raise UsageError(
+                "validate: the input is unbounded. Remove --watch_directory or --sqs_queue."
+            )
         for pattern in (*self.include, *self.exclude):
             _compile_column_pattern(pattern)
 

@@ -426,6 +426,11 @@ class FileSource(Source):
             )
         if self.repeat > 1:
             raise UsageError("--repeat reads files again, and the input of --sqs_queue has no end.")
+        folder = Path(self.sqs_quarantine).absolute().parent
+        if not folder.is_dir():
+            raise UsageError(
+                f"--sqs_quarantine: there is no folder `{folder}`. Create it, or give another file."
+            )
         others = [glob for glob in self._globs if not glob.startswith("s3://")]
         if others:
             raise UsageError(

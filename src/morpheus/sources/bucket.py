@@ -34,7 +34,7 @@ from morpheus.sources.discovery import DiscoveredFiles, FileDiscovery, is_delta_
 from morpheus.sources.ingest import FileIngest, IngestRun
 from morpheus.sources.partitioning import LocalPartitionStore, UserPartition
 from morpheus.sources.spill_sort import SpilledDataset
-from morpheus.sources.time_range import find_date_format
+from morpheus.sources.time_range import find_date_format, parse_interval
 from morpheus.storage.object_store import ObjectPath, is_object_url, list_after, list_dir
 from morpheus.storage.spill import SpillDir
 from morpheus.text import format_duration
@@ -347,8 +347,9 @@ class BranchState(msgspec.Struct, array_like=True):
         began: When the present pass began; 0 if there is none.
         progress: Key up to which the present pass has come.
         cut: Objects that are not newer are not remembered, because there are too many.
+        full_pass: When the last pass over all keys began.
         date_format: Format of the dates in the keys after the branch, for `strftime`; empty if
-            there is none.
+            there are none, or if new objects are not in the folders of recent days.
         digests: Digests of the recent objects, one after the other.
         times: Times of these.
     """
@@ -359,6 +360,7 @@ class BranchState(msgspec.Struct, array_like=True):
     began: int = 0
     progress: str = ""
     cut: int = _MIN_TIME
+    full_pass: int = 0
     date_format: str = ""
     digests: bytes = b""
     times: bytes = b""
@@ -380,7 +382,6 @@ class Branch:
         listed_to: Key up to which the present pass has been listed, which may be beyond what was
             read.
         resume_key: Key before the first recent object, if the keys are in the order of time.
-        full_pass: When the last pass over all keys began.
         is_done: Whether the present pass is complete.
         saved_floor: The floor in the last offsets.
         inner: Keys of folders below that other branches list, with a slash at the end.
@@ -392,7 +393,6 @@ class Branch:
     recent: dict[bytes, int] = field(default_factory=dict)
     listed_to: str = ""
     resume_key: str = ""
-    full_pass: int = 0
     is_done: bool = False
     saved_floor: int = _MIN_TIME
     inner: set[str] = field(default_factory=set)
@@ -425,18 +425,21 @@ class Branch:
         return f"{_BRANCH}{self.folder}"
 
     def begin_pass(self, now: int) -> None:
-        """Begin to list, unless an earlier pass is not complete."""
+        """Begin to list, unless an earlier pass is not complete.
+
+        Most passes begin where new objects are likely. Twice in the look-back time, all keys are
+        listed, so that no object is missed wherever it is.
+        """
         self.is_done = False
         if self.state.began:
             return
         self.state.began = now
-        start = self._make_date_key()
-        if self.resume_key and now - self.full_pass < self.look_back // 2:
-            start = max(start, self.resume_key)
+        self.listed_to = ""
+        if now - self.state.full_pass < self.look_back // 2:
+            self.listed_to = max(self._make_date_key(), self.resume_key)
         else:
-            self.full_pass, self.resume_key = now, ""
+            self.state.full_pass, self.resume_key = now, ""
             self._order = KeyOrder(self.look_back)
-        self.listed_to = start
 
     def _make_date_key(self) -> str:
         """Return a key before those of the day of the floor; empty if keys have no dates."""
@@ -478,27 +481,34 @@ class Branch:
         return _get_time(path) > self.state.floor and digest_object(path) not in self.recent
 
     def pass_over(self, listed: Sequence[ObjectPath]) -> None:
-        """Go on after objects that were listed, and learn about their keys."""
+        """Go on after objects that were listed."""
         if not listed:
             return
         self.listed_to = max(self.listed_to, listed[-1].key)
         if self._order is not None:
             self._order.add(listed)
-        depth = len(self.folder.parts)
-        form = find_date_format(listed[-1].parts[depth:-1])
-        if form is not None and form[0] == 0:
-            self.state.date_format = form[1]
 
     def remember(self, paths: Iterable[ObjectPath]) -> None:
         """Remember objects that were read or left out."""
         state = self.state
         for path in paths:
-            state.newest = max(state.newest, _get_time(path))
+            if _get_time(path) >= state.newest:
+                state.newest = _get_time(path)
+                state.date_format = self._find_date_format(path)
             self.recent[digest_object(path)] = _get_time(path)
         if len(self.recent) > 2 * self._pruned + MAX_OBJECTS:
             self._forget_older(self._find_next_floor())
         if len(self.recent) > MAX_RECENT:
             self._forget_oldest()
+
+    def _find_date_format(self, path: ObjectPath) -> str:
+        """Return the format of the dates in keys, if this object is in the folder of its day."""
+        folders = path.parts[len(self.folder.parts) : -1]
+        form, interval = find_date_format(folders), parse_interval(folders)
+        if form is None or interval is None or form[0] > 0:
+            return ""
+        late = _get_time(path) - int(interval.end.timestamp() * _SECOND)
+        return form[1] if late <= self.look_back else ""
 
     def _forget_older(self, limit: int) -> None:
         self.recent = {each: at for each, at in self.recent.items() if at > limit}

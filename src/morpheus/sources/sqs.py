@@ -381,7 +381,7 @@ class Receiver:
     queue: SqsQueue
     clock: Callable[[], float] = time.monotonic
     in_work: dict[str, tuple[Message, float]] = field(default_factory=dict)
-    _received: Queue[Message | MorpheusError] = field(
+    _received: Queue[Message | Exception] = field(
         default_factory=lambda: Queue(_MAX_WAITING * _BATCH)
     )
     _done: deque[Message] = field(default_factory=deque)
@@ -404,7 +404,7 @@ class Receiver:
             found = self._received.get(timeout=timeout)
         except Empty:
             return None
-        if isinstance(found, MorpheusError):
+        if isinstance(found, Exception):
             raise found
         return found
 
@@ -431,7 +431,7 @@ class Receiver:
         waiting = list(unread)
         while not self._received.empty():
             found = self._received.get_nowait()
-            waiting += [] if isinstance(found, MorpheusError) else [found]
+            waiting += [] if isinstance(found, Exception) else [found]
         try:
             self._delete_done()
             self.queue.hide(waiting, 0)
@@ -470,7 +470,7 @@ class Receiver:
                 logger.warning("%s It is tried again until it succeeds.", error)
                 self._stopped.wait(backoff)
                 backoff = min(2 * backoff, _MAX_BACKOFF)
-            except MorpheusError as error:
+            except Exception as error:  # noqa: BLE001 - `get` raises it in the thread that reads
                 self._put(error)
                 return
 
@@ -486,7 +486,7 @@ class Receiver:
                 self.in_work[message.id] = (message, now + self.queue.visibility)
             self._put(message)
 
-    def _put(self, found: Message | MorpheusError) -> None:
+    def _put(self, found: Message | Exception) -> None:
         while not self._stopped.is_set():
             try:
                 self._received.put(found, timeout=TICK_SECONDS)
