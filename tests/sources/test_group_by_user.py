@@ -4,11 +4,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import polars as pl
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from morpheus.columns import INDEX, ROW, TIME
 from morpheus.core.batch import Events, ReadStats
+from morpheus.sources import group_by_user
 from morpheus.sources.group_by_user import (
     DedupWindow,
     EventKey,
@@ -178,8 +180,26 @@ def test_later_batch_recognises_earlier_events() -> None:
             plan_partitions(taken.dataset.user_stats, None, 99, include_history_only=True), memory
         )
     assert stats.duplicates == 1
-    assert memory.seen_events is not None
-    assert memory.seen_events.height == 2
+    assert sum(len(each.times) for each in memory.seen_events.values()) == 2
+
+
+@pytest.mark.parametrize("compared", [1 << 20, 200, 0])  # pair by pair, and by sorting
+def test_the_latest_events_are_recognised_however_many_there_are(
+    monkeypatch: pytest.MonkeyPatch, compared: int
+) -> None:
+    monkeypatch.setattr(group_by_user, "_MAX_COMPARED", compared)
+    monkeypatch.setattr(group_by_user, "_MAX_SEEN_KEYS", 50)
+    window, known = DedupWindow(), dict[int, int]()
+    for start in range(0, 400, 40):
+        numbers = [n * n % 90 for n in range(start, start + 40)]
+        times = pl.Series(range(start, start + 40)).cast(pl.Datetime("us", "UTC"))
+        keys = pl.Series([f"key {n}" for n in numbers])
+        seen = window.update(pl.Series(["ann"] * 40), times, keys)
+        assert seen.to_list() == [n in known for n in numbers]
+        for time, number in zip(range(start, start + 40), numbers, strict=True):
+            known.setdefault(number, time)
+        known = dict(sorted(known.items(), key=lambda item: item[1])[-50:])
+    assert sorted(window.seen_events["ann"].times) == sorted(known.values())
 
 
 def test_users_are_split_into_batches_with_continuous_row_numbers() -> None:

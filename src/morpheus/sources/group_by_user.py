@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from morpheus.columns import INDEX, ROW, TIME
 from morpheus.core.batch import Events, ReadStats, Table
@@ -216,7 +217,9 @@ UUID_PATTERN = "^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$"
 """Pattern of globally unique ids. Other ids may be numbers that restart in each file."""
 _MAX_SEEN_KEYS = 250_000
 """Maximum number of event keys remembered per user."""
-DIGEST, DIGEST_SIZE = "digest", 16
+DIGEST_SIZE = 16
+_MAX_COMPARED = 1 << 12
+"""Pairs of digests up to which all are compared, which is faster than sorting."""
 SHARED_ID, RANK = "shared", "_order_"
 _POSITION = "_at_"
 _EVENT_KEY, _FILLED = "_key_", "_filled_"
@@ -320,19 +323,70 @@ def find_other_views(shared: Sequence[pl.DataFrame], *, all_users: bool) -> pl.D
 
 
 @dataclass
+class SeenEvents:
+    """The events of one user that are recognised.
+
+    Attributes:
+        times: Time of each event, in microseconds since 1970, (events,).
+        digests: Digest of the key of each event, as two numbers, (2, events).
+    """
+
+    times: NDArray[np.int64]
+    digests: NDArray[np.uint64]
+
+    @classmethod
+    def from_bytes(cls, times: NDArray[np.int64], digests: NDArray[np.uint8]) -> SeenEvents:
+        """Make them of times and of (events, 16) bytes."""
+        parts = np.ascontiguousarray(digests).view(np.uint64).reshape(-1, 2)
+        return cls(times, np.ascontiguousarray(parts.T))
+
+    def to_bytes(self) -> NDArray[np.uint8]:
+        """Return the digests as bytes, (events, 16)."""
+        return np.ascontiguousarray(self.digests.T).view(np.uint8).reshape(-1, DIGEST_SIZE)
+
+    def find(self, digests: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Return which digests, (2, n), are those of an event, (n,)."""
+        known, number = self.digests, digests.shape[1]
+        if number * known.shape[1] > _MAX_COMPARED:
+            # Few of the known ones have the first half of one of these.
+            halves = np.sort(digests[0])
+            places = np.searchsorted(halves, known[0])
+            places[places == number] = 0
+            known = known[:, halves[places] == known[0]]
+        if number * known.shape[1] <= _MAX_COMPARED:
+            same = known[:, None] == digests[:, :, None]
+            return np.asarray((same[0] & same[1]).any(1))
+        whole, parts = (
+            np.ascontiguousarray(each.T).view(f"V{DIGEST_SIZE}").ravel()
+            for each in (digests, known)
+        )
+        return np.isin(whole, parts)
+
+    def add(self, other: SeenEvents, limit: int | None) -> None:
+        """Add later events; keep as many as the limit, the latest ones."""
+        self.times = np.concatenate([self.times, other.times])
+        self.digests = np.concatenate([self.digests, other.digests], axis=1)
+        if limit is not None and len(self.times) > limit:
+            # The order of digests as bytes is stable on every machine.
+            order = np.lexsort((*self.digests.view(">u8")[::-1], self.times))[-limit:]
+            self.times, self.digests = self.times[order], self.digests[:, order]
+
+
+@dataclass
 class DedupWindow:
     """The events of earlier reads, by which a later delivery of one is recognised.
 
-    It keeps 16-byte digests, not the keys themselves, so that it can be saved.
+    It keeps 16-byte digests, not the keys themselves, so that it can be saved. The key of an event
+    names its user, so each user's events are compared among themselves.
 
     Attributes:
         possible_duplicates: Hashes of the keys to remember, all of them; None to remember every
             key, at most the latest 250,000 of each user.
-        seen_events: `USER`, `TIME` and `DIGEST` of each event; None before the first.
+        seen_events: The events, by user.
     """
 
     possible_duplicates: pl.Series | None = None
-    seen_events: pl.DataFrame | None = None
+    seen_events: dict[str | None, SeenEvents] = field(default_factory=dict)
 
     def update(
         self,
@@ -357,40 +411,51 @@ class DedupWindow:
             hashes = keys.hash()
             keyed &= hashes.is_in(self.possible_duplicates.implode())
         rows = keyed.arg_true()
-        events = pl.DataFrame(
-            {
-                USER: users.gather(rows),
-                TIME: times.gather(rows),
-                DIGEST: _compute_digests(keys.gather(rows)),
-            }
-        )
-        seen = pl.repeat(False, len(keys), dtype=pl.Boolean, eager=True)  # noqa: FBT003 - polars' own order of arguments
-        if self.seen_events is not None:
-            digests = self.seen_events[DIGEST].implode()
-            known = events[DIGEST].is_in(digests)
-            for better in better_keys:
-                known |= _compute_digests(better.gather(rows)).is_in(digests).fill_null(value=False)
-            seen = seen.scatter(rows.filter(known), True)  # noqa: FBT003 - as above
-            events = events.filter(~known)
-        self._remember(events.unique(DIGEST, keep="first", maintain_order=True))
-        return seen
+        names = users.gather(rows).to_list()
+        microseconds = times.gather(rows).to_physical().to_numpy()
+        digests, *better = (_compute_digests(each.gather(rows)) for each in (keys, *better_keys))
+        seen, limit = np.zeros(len(names), dtype=np.bool_), None
+        if self.possible_duplicates is None:
+            limit = _MAX_SEEN_KEYS
+        groups: dict[str | None, list[int]] = {}
+        for position, name in enumerate(names):
+            groups.setdefault(name, []).append(position)
+        for name, positions in groups.items():
+            known, new = self.seen_events.get(name), np.array(positions)
+            if known is not None:
+                found = known.find(digests[:, new])
+                for each in better:
+                    found |= known.find(each[:, new])
+                seen[new], new = found, new[~found]
+            new = new[_find_first(digests[:, new])]
+            later = SeenEvents(microseconds[new], digests[:, new])
+            if known is None:
+                self.seen_events[name] = later
+                known, later = later, SeenEvents(later.times[:0], later.digests[:, :0])
+            known.add(later, limit)
+        marks = np.zeros(len(keys), dtype=np.bool_)
+        marks[rows.to_numpy()] = seen
+        return pl.Series(marks)
 
-    def _remember(self, events: pl.DataFrame) -> None:
-        known = events if self.seen_events is None else pl.concat([self.seen_events, events])
-        if self.possible_duplicates is None and known.height > _MAX_SEEN_KEYS:
-            known = known.sort(USER, TIME, DIGEST)
-            later = pl.int_range(pl.len()).reverse().over(USER)
-            known = known.filter(later < _MAX_SEEN_KEYS)
-        self.seen_events = known
+
+def _find_first(digests: NDArray[np.uint64]) -> NDArray[np.intp]:
+    """Return the position of each different digest among (2, n), ascending."""
+    first: dict[tuple[int, int], int] = {}
+    for position, digest in enumerate(zip(*digests.tolist(), strict=True)):
+        first.setdefault(digest, position)
+    return np.array(list(first.values()), dtype=np.intp)
 
 
-def _compute_digests(keys: pl.Series) -> pl.Series:
+def _compute_digests(keys: pl.Series) -> NDArray[np.uint64]:
+    """Return the digest of each key as two numbers, (2, keys); 0 for no key."""
     # Stable from release to release, which the hash of Polars is not.
     digests = [
-        None if key is None else blake2b(key.encode(), digest_size=DIGEST_SIZE).digest()
+        bytes(DIGEST_SIZE)
+        if key is None
+        else blake2b(key.encode(), digest_size=DIGEST_SIZE).digest()
         for key in keys
     ]
-    return pl.Series(DIGEST, digests, dtype=pl.Binary)
+    return np.frombuffer(b"".join(digests), np.uint64).reshape(-1, 2).T
 
 
 @dataclass

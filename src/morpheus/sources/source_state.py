@@ -25,7 +25,7 @@ from morpheus.core.batch import FileSpan, ReadStats
 from morpheus.core.state import State, decode_state, encode_state
 from morpheus.features.derived import USER as ROW_USER
 from morpheus.sources.compression import LogPath
-from morpheus.sources.group_by_user import DIGEST, DIGEST_SIZE, USER, DedupWindow
+from morpheus.sources.group_by_user import DIGEST_SIZE, DedupWindow, SeenEvents
 from morpheus.sources.log_format import RecentRows
 from morpheus.sources.time_range import TimeRange
 from morpheus.storage.object_store import ObjectPath
@@ -105,12 +105,13 @@ class PartitionState:
         recent = [
             _restore_rows(user, state) for user, state in saved.items() if len(state.recent_times)
         ]
-        seen = [
-            _restore_keys(user, state) for user, state in saved.items() if len(state.event_times)
-        ]
-        window = DedupWindow()
-        if seen:
-            window.seen_events = pl.concat(seen, rechunk=True)
+        window = DedupWindow(
+            seen_events={
+                user: SeenEvents.from_bytes(state.event_times, state.event_digests)
+                for user, state in saved.items()
+                if len(state.event_times)
+            }
+        )
         return cls(
             RecentRows(pl.concat(recent, how="diagonal", rechunk=True) if recent else None),
             window,
@@ -123,14 +124,9 @@ class PartitionState:
             mine = self.recent_rows or RecentRows()
             frames = [each for each in (mine.frame, other.recent_rows.frame) if each is not None]
             self.recent_rows = RecentRows(pl.concat(frames, how="diagonal"))
-        if other.dedup_window is not None and other.dedup_window.seen_events is not None:
-            window = self.dedup_window or DedupWindow()
-            known = [
-                each
-                for each in (window.seen_events, other.dedup_window.seen_events)
-                if each is not None
-            ]
-            self.dedup_window = DedupWindow(window.possible_duplicates, pl.concat(known))
+        if other.dedup_window is not None:
+            self.dedup_window = self.dedup_window or DedupWindow()
+            self.dedup_window.seen_events.update(other.dedup_window.seen_events)
         self.row_offsets.update(other.row_offsets)
 
     def forget(self, users: Iterable[str | None]) -> None:
@@ -142,10 +138,8 @@ class PartitionState:
             rows.frame = rows.frame.filter(
                 ~pl.col(ROW_USER).is_in(gone.implode(), nulls_equal=True)
             )
-        if window is not None and window.seen_events is not None:
-            window.seen_events = window.seen_events.filter(
-                ~pl.col(USER).is_in(gone.implode(), nulls_equal=True)
-            )
+        for user in names if window is not None else ():
+            window.seen_events.pop(user, None)  # type: ignore[union-attr]  # no None
         for user in names:
             self.row_offsets.pop(user, None)
 
@@ -159,20 +153,15 @@ class PartitionState:
         recent = (
             {} if self.recent_rows is None else _by_user(self.recent_rows.frame, ROW_USER, names)
         )
-        seen = (
-            {}
-            if self.dedup_window is None
-            else _by_user(self.dedup_window.seen_events, USER, names)
-        )
+        seen = {} if self.dedup_window is None else self.dedup_window.seen_events
         states = {}
         for user in names:
-            state = SourceState(rows=self.row_offsets.get(user, 0))
-            if user in seen:
-                state.event_times = _to_microseconds(seen[user])
-                state.event_digests = _pack_digests(seen[user][DIGEST])
+            state, known = SourceState(rows=self.row_offsets.get(user, 0)), seen.get(user)
+            if known is not None:
+                state.event_times, state.event_digests = known.times, known.to_bytes()
             if user in recent:
                 _save_rows(state, recent[user])
-            if state.rows or user in seen or user in recent:
+            if state.rows or known is not None or user in recent:
                 states[user] = state
         return states
 
@@ -237,18 +226,6 @@ def _restore_rows(user: str | None, state: SourceState) -> pl.DataFrame:
 
 def _pack_digests(digests: pl.Series) -> NDArray[np.uint8]:
     return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_SIZE)
-
-
-def _restore_keys(user: str | None, state: SourceState) -> pl.DataFrame:
-    data = state.event_digests.tobytes()
-    digests = [data[at : at + DIGEST_SIZE] for at in range(0, len(data), DIGEST_SIZE)]
-    return pl.DataFrame(
-        {
-            USER: pl.repeat(user, len(digests), dtype=pl.String, eager=True),
-            TIME: _to_times(state.event_times),
-            DIGEST: pl.Series(digests, dtype=pl.Binary),
-        }
-    )
 
 
 _ANCHOR_BYTES = 512
