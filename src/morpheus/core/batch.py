@@ -630,7 +630,7 @@ class Step:
         unit: What is counted, in the singular; empty if only events are.
         total: Number of units; None if it is not known.
         prints: Whether sinks may write rows to stdout in this step.
-        detail: Returns more about it, such as how far an endless run is behind.
+        detail: Returns more about the progress, such as how far an endless run is behind.
     """
 
     name: str
