@@ -217,13 +217,41 @@ def test_retries_end_with_the_total_time_even_if_the_receiver_asks_for_more():
         stats,
         batch_size=3,
         retry_policy=RetryPolicy(9, 1.0, 60.0),
-        clock=Clock(lambda: sum(clock.slept), clock.sleep),
+        clock=Clock(clock.now, clock.sleep, lambda: sum(clock.slept)),
         total_timeout=100.0,
     )
     with pytest.raises(TransientError), delivery.open():
         delivery.send(make_events(1), at_once=True)
     assert clock.slept == [40.0, 40.0]
     assert allowed == [100.0, 60.0, 20.0]
+
+
+def test_a_clock_that_is_set_does_not_end_retries():
+    jumps = iter(range(0, 10**9, 10**6))
+    clock, stats = FakeClock(), DeliveryStats()
+    receiver = Receiver(in_turn(busy, busy, accept))
+    send = receiver.send
+    receiver.send = lambda events, _: send(events)
+    delivery = Delivery(
+        "to-http",
+        receiver,
+        stats,
+        batch_size=3,
+        retry_policy=RetryPolicy(9, 1.0, 60.0),
+        clock=Clock(lambda: next(jumps), clock.sleep),
+        total_timeout=100.0,
+    )
+    with delivery.open():
+        delivery.send(make_events(1), at_once=True)
+    assert stats.accepted == 1
+
+
+def test_events_that_wait_in_a_state_file_are_no_failure_but_rejected_ones_are():
+    DeliveryStats(received=2, accepted=1, error_message="503").raise_if_undelivered(waits=True)
+    with pytest.raises(TransientError, match="400"):
+        DeliveryStats(rejected=1, error_message="400").raise_if_undelivered(waits=True)
+    with pytest.raises(TransientError, match="503"):
+        DeliveryStats(received=2, accepted=1, error_message="503").raise_if_undelivered()
 
 
 def test_next_run_sends_dead_letters_first(tmp_path):

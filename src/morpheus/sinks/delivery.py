@@ -40,10 +40,12 @@ class Clock:
     Attributes:
         now: Returns the seconds since 1970.
         sleep: Waits for a number of seconds.
+        elapsed: Returns seconds since some moment. They go on evenly when the time is set.
     """
 
     now: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
+    elapsed: Callable[[], float] = time.monotonic
 
 
 @dataclass(frozen=True)
@@ -356,13 +358,16 @@ class DeliveryStats:
         """Events that were neither accepted nor rejected."""
         return self.received - self.accepted - self.rejected
 
-    def raise_if_undelivered(self) -> None:
+    def raise_if_undelivered(self, *, waits: bool = False) -> None:
         """Fail if any event was not accepted.
+
+        Args:
+            waits: Events that were not sent wait for the next run. Only rejected ones count.
 
         Raises:
             TransientError: The message says how many, and why.
         """
-        if self.error_message:
+        if self.error_message and (self.rejected or not waits):
             raise TransientError(self.error_message)
 
     def reset(self) -> None:
@@ -534,7 +539,7 @@ class Delivery:
     def _deliver(self, events: list[OutboundEvent]) -> None:
         """Deliver events with retries. Once retries were exhausted, batches get one attempt."""
         retries = 0 if self._circuit_open else self.retry_policy.max_retries
-        end = None if self.total_timeout is None else self.clock.now() + self.total_timeout
+        end = None if self.total_timeout is None else self.clock.elapsed() + self.total_timeout
         for attempt in range(retries + 1):
             result = self._send(events, end)
             if result.split_reason:
@@ -547,7 +552,7 @@ class Delivery:
             failed = [(events[position], reason) for position, reason in result.retryable.items()]
             events = [event for event, _ in failed]
             delay = self.retry_policy.delay(attempt, result.retry_after)
-            is_late = end is not None and self.clock.now() + delay >= end
+            is_late = end is not None and self.clock.elapsed() + delay >= end
             if result.fatal or attempt == retries or is_late:
                 break
             self._wait_before_retry(delay, failed[0][1])
@@ -557,7 +562,7 @@ class Delivery:
     def _send(self, events: list[OutboundEvent], end: float | None) -> SendResult:
         if end is None:
             return self.transport.send(events)
-        return self.transport.send(events, max(0.0, end - self.clock.now()))
+        return self.transport.send(events, max(0.0, end - self.clock.elapsed()))
 
     def _close_circuit(self) -> None:
         """Note that the receiver takes events; if it had not, send what was kept meanwhile."""

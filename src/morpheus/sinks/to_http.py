@@ -690,7 +690,7 @@ class ToHttp(Sink):
 
     def commit(self, metrics: RunMetrics) -> None:  # noqa: ARG002 - as in `Sink`
         """Fail if anything was not taken, now that every sink has its rows."""
-        self.stats.raise_if_undelivered()
+        self.stats.raise_if_undelivered(waits=self.options.durable)
 
     @property
     def _http_endpoint(self) -> HttpEndpoint:

@@ -287,7 +287,7 @@ class ToKafka(Sink):
 
     def commit(self, metrics: RunMetrics) -> None:  # noqa: ARG002 - as in `Sink`
         """Fail if anything was not taken, now that every sink has its rows."""
-        self.stats.raise_if_undelivered()
+        self.stats.raise_if_undelivered(waits=self.options.durable)
 
     def _make_delivery(self) -> Delivery:
         return Delivery(
