@@ -380,3 +380,24 @@ def test_a_whole_file_that_was_moved_before_it_was_read_is_found_under_its_new_n
     assert [part.path.name for part in next(rounds)] == ["a.gz", "b.gz"]
     watcher.take_offsets()
     assert list(filter(None, watcher.take_offsets().values())) == []
+
+
+@pytest.mark.parametrize("way", ["rename", "copy and cut"])
+def test_a_run_that_goes_on_reads_all_that_log_rotation_has_left_in_one_micro_batch(
+    tmp_path: Path, way: str
+) -> None:
+    log = tmp_path / "in" / "a.jsonl"
+    log.parent.mkdir()
+    log.write_text(lines(*range(100)))
+    watcher = follow(log.parent, {})[1]
+    next(watcher.iter_micro_batches())
+    append(log, lines(*range(100, 200)))
+    move_on(log, way, lines(*range(200, 300)))
+    move_on(log, "rename", lines(300))
+    second = follow(log.parent, {})[1]
+    second.restore(watcher.take_offsets())
+    second.copy_folder = tmp_path / "copies"
+    parts = next(second.iter_micro_batches())
+    texts = [(part.copy or part.path).read_text() for part in parts]
+    found = {json.loads(line)["n"] for text in texts for line in text.splitlines()}
+    assert found == set(range(100, 301))

@@ -336,7 +336,9 @@ class DirectoryWatcher:
                 is_stable = self.last_stamps.get(identity) == stamp
                 changed |= not is_stable
                 # A file that is new may be complete at the next scan, and is then read in place.
-                if identity in self.last_stamps:
+                if identity not in self.last_stamps:
+                    self._rewritten.add(identity)  # if it is: a copy was here before this scan
+                else:
                     ready += self._take(path, identity, stamp, is_stable=is_stable)
             except OSError:
                 continue  # it is gone, or cannot be read yet
