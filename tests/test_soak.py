@@ -1,13 +1,30 @@
-"""The soak: its oracle notices what is broken."""
+"""A small soak, with a dozen kills; `make soak` makes as many as you like."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).parents[1]
+KILLS = 12
+
+
+def test_a_folder_stream_that_is_killed_a_dozen_times_loses_nothing(tmp_path: Path) -> None:
+    words = ["--kills", str(KILLS), "--longest_life", "2", "--rate", "40", "--users", "8"]
+    words += ["--faults", "kill,input,receiver", "--evidence", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "soak"), *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(rf"\| killed \| {KILLS} \|", done.stdout)
+    assert re.search(r"\| file: each event has arrived \| [1-9][\d,]* \| 0 \|", done.stdout)
 
 
 def test_the_page_names_the_options_and_faults_of_the_soak(
