@@ -196,6 +196,7 @@ def test_a_message_that_cannot_be_read_goes_to_the_dead_letter_topic_with_the_re
     assert reading.names == names(*range(len(BAD)), 50)
     stats = reading.metrics.input
     assert (stats.refused, stats.read) == (len(BAD), 2 * len(BAD) + 1)
+    assert stats.dead_letters == len(BAD)
     assert stats.refusals[0].startswith(f"topic `{topic}`, partition 0, offset 1: the message is")
     found = {
         int(dict(each.headers())["morpheus.offset"]): each

@@ -55,10 +55,10 @@ def get(url: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
-def write_events(path: Path, start: int, count: int) -> None:
+def write_events(path: Path, start: int, count: int, day: int = 1) -> None:
     lines = [
         {
-            "eventTime": f"2026-01-01T{start:02}:{n % 60:02}:00Z",
+            "eventTime": f"2026-01-{day:02}T{start:02}:{n % 60:02}:00Z",
             "eventName": "Get" if n % 3 else "List",
             "userIdentityuserName": "ann",
         }
@@ -99,8 +99,9 @@ def running(
     folder: Path, *options: str, more: tuple[str, ...] = ()
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Watch a folder in a process of its own. Yields it, and the address of its metrics."""
-    (folder / "in").mkdir()
-    write_events(folder / "in" / "a.jsonl", 1, 60)
+    if not (folder / "in").exists():
+        (folder / "in").mkdir()
+        write_events(folder / "in" / "a.jsonl", 1, 60)
     word, *rest = pipeline(folder, "--watch_directory=true", "--batch_timeout=0.1")
     watching = [word, f"--state={folder}/state.db", *rest, *more]
     command = [*MAIN, "run", "--metrics_port=0", *options, *watching]
@@ -157,6 +158,7 @@ def test_a_sink_that_is_down_is_shown_and_does_not_stop_the_run(tmp_path):
         until(is_in_the_status_file)
         process.send_signal(signal.SIGTERM)
         _, message = process.communicate(timeout=40)
+    assert process.returncode == 130, message
     assert "Rows for `to-http#1" in message
     assert "The next run with this --state file delivers them." in message
 

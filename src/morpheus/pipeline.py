@@ -49,7 +49,7 @@ from morpheus.core.stage import (
     read_lines,
     resolve_locations,
 )
-from morpheus.errors import EmptyRunError, MorpheusError, UsageError
+from morpheus.errors import EmptyRunError, MorpheusError, TransientError, UsageError
 from morpheus.models.input_check import InputProfile
 from morpheus.runtime.chain import (
     GracefulShutdown,
@@ -328,6 +328,8 @@ class Pipeline:
                     metrics.add(batch)
                     metrics.tick()
             failures = list(_commit_all(progress.count_outputs(stages), metrics))
+            if store is not None and metrics.interrupted:
+                failures = _drop_waiting(failures)
             if store is not None and not failures:
                 if self._state_max_age is not None:
                     store.remove_older(self._state_max_age)
@@ -734,6 +736,18 @@ def _commit_all(
             stage.commit(metrics)
         except (MorpheusError, OSError) as error:
             yield error
+
+
+def _drop_waiting(failures: Sequence[MorpheusError | OSError]) -> list[MorpheusError | OSError]:
+    """Return the failures without those of servers, for a run that was asked to stop.
+
+    What a server has not taken waits in the state file, and the next run sends it. So the run has
+    done all that it was asked to do.
+    """
+    for failure in failures:
+        if isinstance(failure, TransientError):
+            logger.warning("%s", failure)
+    return [failure for failure in failures if not isinstance(failure, TransientError)]
 
 
 def _raise_first(failures: Sequence[MorpheusError | OSError]) -> None:

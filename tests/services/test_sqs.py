@@ -294,6 +294,7 @@ def test_an_object_that_cannot_be_read_is_tried_again_and_then_put_into_quaranti
     assert queue.messages == []
     assert run.kinds == {"returned message": 2, "quarantined message": 1}
     assert run.metrics.input.read == run.metrics.input.accepted == run.metrics.input.files == 2
+    assert run.metrics.input.dead_letters == 1
     [line] = Path(run.options["sqs_quarantine"]).read_text().splitlines()
     kept = json.loads(line)
     assert (kept["body"], kept["receives"], kept["queue"]) == (body, 3, queue.url)

@@ -851,6 +851,7 @@ class _MessageReader:
         """Send a message that cannot be read to the dead-letter topic, if there is one."""
         if self.dead_letters is not None:
             self.dead_letters.send(received, reason)
+            self.metrics.input.dead_letters += 1
 
     def _read_lines(
         self,

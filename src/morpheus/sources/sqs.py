@@ -765,6 +765,7 @@ class SqsFeed:
             return False
         self.quarantine.add(message, self.queue.url, reason)
         leave_out(stats, "quarantined message")
+        stats.dead_letters += 1
         logger.warning(
             "%s: message %s is moved to %s: %s",
             *(self.queue.url, message.id, self.quarantine.path, reason),
