@@ -7,6 +7,7 @@ rules are those that `/metrics` and `--metrics_file` have.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from configparser import RawConfigParser
 from fnmatch import fnmatch
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -25,7 +27,9 @@ from morpheus.cli.main import iter_variables, morpheus
 from morpheus.core.batch import RunMetrics, SinkStats, StreamStats
 from morpheus.errors import EXIT_INTERRUPTED, UsageError
 from morpheus.serve.metrics import MetricsRenderer, serve_metrics, write_metrics_file
-from morpheus.status import RunWatch
+from morpheus.status import RunWatch, read_status
+from services.noida import noida
+from test_metrics import MAIN, until
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -238,3 +242,102 @@ def test_a_setting_is_given_once_unless_it_adds_up() -> None:
         unit = read_unit(path)
         assert {name for name, values in unit.items() if len(values) > 1} <= adds_up
         RawConfigParser(strict=False).read_string(path.read_text().replace("\\\n", " "))
+
+
+# compose.
+
+
+@pytest.fixture
+def moto_server() -> Iterator[str]:
+    """A server like S3, with the bucket of the example."""
+    moto = pytest.importorskip("moto.server", reason="moto is not installed")
+    server = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    urlopen(Request(f"http://{host}:{port}/logs", method="PUT")).close()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+COMPOSE = DEPLOY / "compose" / "compose.yaml"
+
+
+def read_compose() -> dict:
+    """Return the services of the example, with merged settings."""
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    return yaml.safe_load(COMPOSE.read_text())["services"]
+
+
+def words_of(service: dict) -> list[str]:
+    """Return the command line of a service, with its program."""
+    command = service.get("command", [])
+    words = shlex.split(command) if isinstance(command, str) else command
+    return [*service.get("entrypoint", ["morpheus"]), *words]
+
+
+@needs("docker-compose", "docker-compose")
+def test_compose_accepts_the_example() -> None:
+    run("docker-compose", "-f", str(COMPOSE), "config", "--quiet", cwd=ROOT)
+
+
+def test_the_commands_of_the_example_are_right_and_its_images_have_versions() -> None:
+    services = read_compose()
+    commands = [words for each in services.values() if (words := words_of(each))[0] == "morpheus"]
+    ours = [words for words in commands if words[1:2] == ["run"]]
+    assert len(ours) == 3
+    for words in ours:
+        check_command(words)
+    images = {each["image"] for each in services.values()} - {"morpheus"}
+    assert [image for image in images if not re.fullmatch(r"docker\.io/.+:.*\d.*", image)] == []
+
+
+def test_the_example_scores_the_log_from_the_topic_and_from_the_bucket(
+    tmp_path: Path, moto_server: str
+) -> None:
+    services = read_compose()
+    with noida("kafka") as port:
+        environment = {
+            **os.environ,
+            **services["feed"]["environment"],
+            "AWS_ENDPOINT_URL": moto_server,
+            "MORPHEUS_RUN_METRICS_PORT": "0",
+        }
+
+        def start(name: str) -> subprocess.Popen[str]:
+            program, *words = words_of(services[name])
+            places = {"/examples/": f"{ROOT}/examples/", "/feed.py": f"{COMPOSE.parent}/feed.py"}
+            places |= {"kafka:9092": f"127.0.0.1:{port}", "--users 20": "--users 4"}
+            text = "\n".join(words)
+            for old, new in places.items():
+                text = text.replace(old.replace(" ", "\n"), new.replace(" ", "\n"))
+            command = MAIN if program == "morpheus" else [sys.executable]
+            return subprocess.Popen(
+                [*command, *text.split("\n")],
+                cwd=tmp_path,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+
+        for name in ("make-log", "train", "feed"):
+            with start(name) as process:
+                output, _ = process.communicate(timeout=100)
+            assert process.returncode == 0, f"{name}: {output}"
+        number = int(re.findall(r"Sent (\d+) records", output)[0])
+        assert number > 500
+        with start("from-kafka") as kafka, start("from-bucket") as bucket:
+            try:
+                for folder in ("kafka", "bucket"):
+                    path = tmp_path / folder / "status.json"
+                    until(lambda path=path: (s := read_status(path)) and s.account.scored == number)
+                outputs = []
+                for process in (kafka, bucket):
+                    process.terminate()
+                    outputs.append(process.communicate(timeout=60)[0])
+            finally:
+                kafka.kill()
+                bucket.kill()
+    assert [kafka.returncode, bucket.returncode] == [EXIT_INTERRUPTED] * 2, outputs
+    alerts = [(tmp_path / folder / "alerts.jsonl") for folder in ("kafka", "bucket")]
+    assert all(path.read_text() for path in alerts)

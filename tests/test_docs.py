@@ -97,7 +97,7 @@ OPTIONS_OF_OTHER_PROGRAMS = {
     # Of the production example of NVIDIA Morpheus.
     *("--cache_dir", "--filter_threshold", "--input_file", "--only_user", "--tracking_uri"),
     "--watch_inputs",
-    "--offline",  # of systemd-analyze
+    *("--offline", "--profile"),  # of systemd-analyze and docker compose
 }
 
 
