@@ -327,13 +327,7 @@ class Pipeline:
                 for batch in self._open_batches(progress, runner, store, resources):
                     metrics.add(batch)
                     metrics.tick()
-            failures = list(_commit_all(progress.count_outputs(stages), metrics))
-            if store is not None and metrics.interrupted:
-                failures = _drop_waiting(failures)
-            if store is not None and not failures:
-                if self._state_max_age is not None:
-                    store.remove_older(self._state_max_age)
-                store.commit()
+            failures = self._finish(progress.count_outputs(stages), metrics, store)
         if status is not None:
             status.write(metrics, running=False)
         metrics.failed_outputs = len(failures)
@@ -343,6 +337,21 @@ class Pipeline:
         _raise_first(failures)
         self._check_empty(metrics)
         return metrics
+
+    def _finish(
+        self, writers: Iterable[WritesOutputs], metrics: RunMetrics, store: StateStore | None
+    ) -> list[MorpheusError | OSError]:
+        """Finish all outputs, then save the state; return the errors of outputs that failed."""
+        failures = list(_commit_all(writers, metrics))
+        if store is None:
+            return failures
+        if metrics.interrupted:
+            failures = _drop_waiting(failures)
+        if not failures:
+            if self._state_max_age is not None:
+                store.remove_older(self._state_max_age)
+            store.commit()
+        return failures
 
     def _check_empty(self, metrics: RunMetrics) -> None:
         if self.options.fail_on_empty and metrics.empty_reason:
