@@ -520,7 +520,7 @@ class Branch:
         if self.state.cut == _MIN_TIME:
             logger.warning(
                 "%s: more than %d objects are newer than --look_back. Only the newest ones are "
-                "remembered, so objects that arrive later than %s are not read.",
+                "remembered, so an object that becomes visible more than %s late is not read.",
                 *(self.folder, MAX_RECENT),
                 format_duration((self.state.newest - cut) / _SECOND),
             )
