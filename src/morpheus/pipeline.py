@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -412,10 +412,13 @@ class Pipeline:
             tail = replace(tail, stages=tuple(stages))
         last = tail.open(shared, resources)
         offsets = {} if durable is None else durable.load_offsets()
-        shutdown = GracefulShutdown(self._read_micro_batches(plan, metrics, offsets))
+        source = self._read_micro_batches(plan, metrics, offsets)
+        resources.callback(_close, source)
+        shutdown = GracefulShutdown(source)
         for worker in workers:
             worker.start()
         micro_batches = iter(shutdown)
+        resources.callback(_close, micro_batches)
         # The source draws the population sample before it returns the first micro-batch.
         micro_batches = chain(list(islice(micro_batches, 1)), micro_batches)
         head = Segment(plan.head, name_stages(plan.head), unbounded=True).open(shared)
@@ -591,6 +594,12 @@ class Pipeline:
         for stage in self.stages:
             kinds.append(stage.gives or kinds[-1])
         return kinds
+
+
+def _close(reader: Iterator[object]) -> None:
+    """Close what reads the input at once, also after an error."""
+    if isinstance(reader, Generator):
+        reader.close()
 
 
 def _check_pseudonyms(source: Stage) -> None:
