@@ -13,6 +13,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from morpheus.cli.output import format_metrics
 from morpheus.core.batch import RunMetrics
 from morpheus.core.stage import PipelineOptions
 from morpheus.core.state import decode_state
@@ -246,6 +247,32 @@ def _num_remembered(schedule: Schedule) -> int:
     [data] = store.load_stage(MEMORY).values()
     store.close()
     return len(decode_state(TakenFiles, data).files)
+
+
+def test_hours_without_a_delivery_are_shown_also_if_other_runs_have_read_the_rest(
+    schedule: Schedule,
+) -> None:
+    number = 0
+    for hour in range(0, 100, 20):
+        for region in ("eu-west-1", "us-east-1"):
+            for each in range(hour, hour + 20):
+                number += 1
+                if region == "us-east-1" and 70 <= each < 75:
+                    continue
+                delivery = START + each * HOUR
+                folder = schedule.logs / "111111111111" / region / f"{delivery:%Y/%m/%d}"
+                folder.mkdir(parents=True, exist_ok=True)
+                path = folder / f"{number}.json"
+                path.write_text(json.dumps(event(number, delivery + MINUTE)))
+        metrics = schedule.run(START + (hour + 20) * HOUR, duration="20h")
+    # `START` is 8 o'clock.
+    [gap] = metrics.input.gaps
+    place = schedule.logs / "111111111111" / "us-east-1"
+    assert gap == f"{place}: no event for 5 hours, from 2026-01-08 06:00 to 2026-01-08 11:00 UTC"
+    assert f"  gap       {gap}" in format_metrics(metrics)
+    for hour in (104, 108):
+        metrics = schedule.run(START + hour * HOUR, duration="4h")
+    assert f"{place}: no event for 8 hours" in "".join(metrics.input.gaps)
 
 
 @pytest.mark.parametrize(

@@ -222,6 +222,22 @@ def test_the_watermark_of_a_partition_is_shown(tmp_path: Path) -> None:
     assert stream.metrics.stream.watermarks == {str(tmp_path / "chunks"): latest}
 
 
+def test_hours_without_an_event_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hours = [hour for hour in range(100) if not 60 <= hour < 64]
+    events = make_events(len(hours))
+    for event, hour in zip(events, hours, strict=True):
+        event["eventTime"] = f"{START + hour * 60 * MINUTE:%Y-%m-%dT%H:%M:%SZ}"
+    now = START + 99 * 60 * MINUTE
+    for module in ("ingest", "spill_sort"):
+        monkeypatch.setattr(f"morpheus.sources.{module}.current_time", lambda: now)
+    stream = Stream(tmp_path, events, lateness="0s")
+    stream.run()
+    [gap] = stream.metrics.input.gaps
+    assert gap.endswith(
+        "chunks: no event for 4 hours, from 2026-01-07 20:00 to 2026-01-08 00:00 UTC"
+    )
+
+
 @dataclass
 class Buffer:
     """A buffer, and what it has passed on."""

@@ -647,6 +647,8 @@ def _read_lines(name: str, stats: ReadStats) -> Iterator[tuple[str, str]]:
         yield "  period", stats.time_range
     if parts := _list_left_out(stats):
         yield "  left out", ", ".join(parts)
+    for text in stats.gaps:
+        yield "  gap", text
     if stats.late:
         yield "  late", f"{format_count(stats.late, 'event')} came late"
     for text in stats.not_read:

@@ -456,16 +456,21 @@ class FileSpan(NamedTuple):
         line: Last line, or number of the last record, with an event.
         first: Time of the first event, in microseconds since 1970.
         last: Time of the last event.
+        hours: The hours with an event, as numbers since 1970.
     """
 
     line: int
     first: int
     last: int
+    hours: frozenset[int] = frozenset()
 
     def merge(self, other: FileSpan) -> FileSpan:
         """Return the span of two parts of a file."""
         return FileSpan(
-            max(self.line, other.line), min(self.first, other.first), max(self.last, other.last)
+            max(self.line, other.line),
+            min(self.first, other.first),
+            max(self.last, other.last),
+            self.hours | other.hours,
         )
 
 
@@ -511,6 +516,7 @@ class ReadStats:
         copies: The first few copied files, each with the file that was read.
         implausible_times: Places and times of the first few records with an implausible time.
         file_spans: What was found in each file, if the next run must know it.
+        gaps: Hours without an event in parts of the input that usually have some, in words.
     """
 
     time_range: str = ""
@@ -543,6 +549,7 @@ class ReadStats:
     copies: list[str] = field(default_factory=list)
     implausible_times: list[str] = field(default_factory=list)
     file_spans: dict[str, FileSpan] = field(default_factory=dict)
+    gaps: list[str] = field(default_factory=list)
 
     def note_file(self, name: str, span: FileSpan) -> None:
         """Remember what was found in a part of a file."""

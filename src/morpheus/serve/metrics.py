@@ -116,12 +116,13 @@ COUNTS: Mapping[str, tuple[str, Callable[[RunMetrics], int]]] = {
     "duplicate": ("Records that were read before.", lambda run: run.input.duplicates),
     "late": (
         "Events that came later than is allowed; also counted as scored or unscored.",
-        lambda run: run.input.late + (0 if run.stream is None else run.stream.late),
+        lambda run: run.input.late,
     ),
 }
 """What is counted: the name, its help, and how to get it."""
 LEFT_OUT: Mapping[str, Callable[[ReadStats], int]] = {
     "outside_period": lambda stats: stats.outside_range,
+    "taken_by_earlier_run": lambda stats: stats.taken,
     "implausible_time": lambda stats: stats.implausible,
     "excluded_by_schema": lambda stats: stats.unwanted_rows,
     "other_record": lambda stats: stats.other_records,
@@ -186,6 +187,11 @@ WATERMARK = Family(
     "gauge",
     "Event time that a partition of the source has reached, in seconds since 1970.",
 )
+GAPS = Family(
+    "morpheus_input_gaps",
+    "gauge",
+    "Gaps in parts of the input that have events in nearly all hours, of the last 14 days.",
+)
 MODELS = Family("morpheus_models", "gauge", "Models that scored events.")
 START = Family("process_start_time_seconds", "gauge", "Start of the run, in seconds since 1970.")
 MEMORY = Family("process_resident_memory_bytes", "gauge", "Resident memory of the process.")
@@ -226,6 +232,7 @@ class MetricsRenderer:
         if run.stream is not None:
             yield from _iter_stream(run.stream)
         yield MODELS.render([({}, len(run.cards))])
+        yield GAPS.render([({}, len(run.input.gaps))])
         yield IDLE.render([({}, self.watch.find_idle_seconds())])
         yield from self._iter_process()
 

@@ -70,6 +70,8 @@ from morpheus.sources.time_range import (
     PlausibleTimes,
     TimeRange,
     current_time,
+    find_gaps,
+    merge_hours,
     name_partition,
     parse_allowance,
 )
@@ -79,6 +81,9 @@ from morpheus.text import format_count, quote_backtick, suggest
 
 logger = logging.getLogger(__name__)
 
+_MAX_WATERMARKS = 1000
+_MAX_GAPS = 20
+"""Maximum number of gaps to name."""
 _MIN_BATCH_ROWS = 1 << 13
 """Minimum of the maximum batch size: smaller batches are slower, with the same results."""
 
@@ -410,6 +415,7 @@ class IngestRun(Generic[DatasetT, PartitionT]):
         training: The history, once it is read.
         users_checked: Whether the user column was compared with the actors.
         origins: The files that the next ones to read are parts of.
+        hours: Hours with events of each folder, to find gaps.
     """
 
     ingest: FileIngest
@@ -418,6 +424,7 @@ class IngestRun(Generic[DatasetT, PartitionT]):
     training: DatasetT | None = None
     users_checked: bool = False
     origins: Mapping[LogPath, LogPath] = field(default_factory=dict)
+    hours: dict[str, set[int]] = field(default_factory=dict)
 
     def partitions(
         self, paths: Sequence[LogPath], training_input: Values | None
@@ -427,17 +434,19 @@ class IngestRun(Generic[DatasetT, PartitionT]):
             self.training = self._read_training(training_input)
         task = self.ingest.make_read_task(self.ingest.files, self.ingest.repeat, require_user=False)
         lateness = self.metrics.lateness if self._is_unbounded else None
-        if self.ingest.memory is not None:
-            task = replace(task, taken=self.ingest.memory.find_taken(paths))
-        elif lateness is not None:
-            task = replace(task, taken={})  # so that the time of the latest event is noted
+        memory = self.ingest.memory
+        if memory is not None:
+            task = replace(task, taken=memory.find_taken(paths))
+        elif self.ingest.repeat == 1 and self.ingest.frames is None:
+            task = replace(task, taken={})  # so that the times of events are noted
         events = self._read_dataset(task, paths, self.metrics.input)
+        latest = self._note_times(paths)
         if self.ingest.frames is None:
             warn_missing_features(self.ingest, events, self.training)
         self._check_pseudonyms(events)
         self._check_users(events)
         if lateness is not None:
-            events = self._put_in_order(events, paths, lateness)
+            events = self._put_in_order(events, latest, lateness)
         if self.training is not None:
             events.column_names = events.column_names or self.training.column_names
         self.metrics.columns = tuple(events.column_names or task.wanted_columns)
@@ -450,19 +459,49 @@ class IngestRun(Generic[DatasetT, PartitionT]):
             self.metrics.on_input(self._make_profile(events))
         return partitions
 
-    def _put_in_order(
-        self, events: DatasetT, paths: Sequence[LogPath], lateness: LatenessBuffer
-    ) -> DatasetT:
-        """Hold events until those before them have come; return those that wait no longer."""
-        store, stats = self.store, self.metrics.input
-        assert isinstance(store, LocalPartitionStore)  # noqa: S101 - of an endless input
-        assert isinstance(events, SpilledDataset)  # noqa: S101 - of such a store
-        latest = dict[str, int]()
+    def _note_times(self, paths: Sequence[LogPath]) -> dict[str, int]:
+        """Note when there were events, and return the time of the latest one of each folder."""
+        stats, memory = self.metrics.input, self.ingest.memory
+        latest, hours = dict[str, int](), dict[str, set[int]]()
         for path in paths:
-            span = stats.file_spans.pop(str(path), None)
+            span = stats.file_spans.get(str(path))
             if span is not None:
                 name = name_partition(str(self.origins.get(path, path)))
                 latest[name] = max(span.last, latest.get(name, span.last))
+                hours.setdefault(name, set()).update(span.hours)
+        if memory is None:
+            stats.file_spans = {}
+        self.hours = merge_hours(self.hours if memory is None else memory.hours, hours)
+        if memory is not None:
+            memory.hours = self.hours
+        gaps = find_gaps(self.hours, self._find_end_hour())
+        stats.gaps = [str(gap) for gap in gaps][-_MAX_GAPS:]
+        stream = self.metrics.stream
+        if stream is not None and self.metrics.lateness is None:
+            marks = {name: at / 1e6 for name, at in latest.items()}
+            known = {name: at for name, at in stream.watermarks.items() if name not in marks}
+            old = {name: max(at, stream.watermarks.get(name, at)) for name, at in marks.items()}
+            stream.watermarks = dict([*known.items(), *old.items()][-_MAX_WATERMARKS:])
+        return latest
+
+    def _find_end_hour(self) -> int:
+        """Return the hour until which all parts of the input can have events."""
+        memory = self.ingest.memory
+        if memory is not None and memory.period is not None:
+            end = memory.period.until
+        elif self._is_unbounded:
+            end = current_time()
+        else:
+            return max((max(each) for each in self.hours.values()), default=0)
+        return int(end.timestamp()) // 3600
+
+    def _put_in_order(
+        self, events: DatasetT, latest: Mapping[str, int], lateness: LatenessBuffer
+    ) -> DatasetT:
+        """Hold events until those before them have come; return those that wait no longer."""
+        store = self.store
+        assert isinstance(store, LocalPartitionStore)  # noqa: S101 - of an endless input
+        assert isinstance(events, SpilledDataset)  # noqa: S101 - of such a store
         buffer = SpillBuffer(events.user, store.memory_budget, store.spill_dir)
         spec = store.partition_spec
 

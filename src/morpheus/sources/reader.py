@@ -87,6 +87,7 @@ _FEW_VALUES = 4
 """Number of values, besides time and id, of a row that is a record for sure."""
 _SAMPLE_BLOCK_SIZE = 1 << 19
 """Bytes of a file that are read at a time if only some of its records are wanted."""
+_HOUR_US = 3_600_000_000
 _FLUSH_BYTES = 1 << 24
 _FLUSH_RECORDS, _FLUSH_WIDE_RECORDS = 1 << 15, 1 << 12
 """Bytes and records of small files that are collected into one frame."""
@@ -568,7 +569,8 @@ class Reader:
             times = times.slice(len(lines))
             if (seen := rows.drop_nulls()).height:
                 found = seen["line"].max(), seen["time"].min(), seen["time"].max()
-                self.stats.note_file(str(chunk.path), FileSpan(*found))  # type: ignore[arg-type] # integers
+                hours = frozenset((seen["time"] // _HOUR_US).unique())
+                self.stats.note_file(str(chunk.path), FileSpan(*found, hours))  # type: ignore[arg-type] # integers
             is_taken = pl.repeat(value=False, n=pl.len())
             for part in taken.get(str(chunk.path), ()):
                 inside = pl.col("time").is_between(part.start, part.end, closed="left")

@@ -265,6 +265,7 @@ class TakenFiles(State):
             `size` and `anchor` are its size and the digest of its end; `line` is its last line
             with an event; `first` and `last` are the times of its first and last event; its
             events from `start` until before `end`, up to `line`, are taken.
+        hours: Hours with events of each folder, as numbers since 1970, to find gaps.
     """
 
     version: ClassVar[int] = 1
@@ -274,6 +275,7 @@ class TakenFiles(State):
     end: int = _EARLIEST
     files: NDArray[np.uint8] = msgspec.field(default_factory=_no_digests)
     numbers: dict[str, NDArray[np.int64]] = msgspec.field(default_factory=_no_numbers)
+    hours: dict[str, set[int]] = msgspec.field(default_factory=dict)
 
 
 class TakenPart(NamedTuple):
@@ -331,17 +333,20 @@ class FileMemory:
         look_back: How long before the period late events are still taken.
         period: The period of this run; None before it is planned.
         marks: The files that this run reads, by name.
+        hours: Hours with events of each folder, those of earlier runs included.
     """
 
     saved: TakenFiles
     look_back: timedelta
     period: Period | None = None
     marks: dict[str, _FileMark] = field(default_factory=dict)
+    hours: dict[str, set[int]] = field(default_factory=dict)
 
     @classmethod
     def restore(cls, data: bytes | None, look_back: timedelta) -> Self:
         """Continue from what `snapshot` returned; None starts without memory."""
-        return cls(TakenFiles() if data is None else decode_state(TakenFiles, data), look_back)
+        saved = TakenFiles() if data is None else decode_state(TakenFiles, data)
+        return cls(saved, look_back, hours=saved.hours)
 
     def plan(self, wanted: TimeRange, now: datetime) -> Period:
         """Plan which events a run takes.
@@ -414,7 +419,7 @@ class FileMemory:
         start = _EARLIEST if takes.start is None else _to_microsecond(takes.start)
         end = _LATEST if takes.end is None else _to_microsecond(takes.end)
         rows = [
-            {**mark._asdict(), **span._asdict(), "start": start, "end": end}
+            {**mark._asdict(), **_to_row(span), "start": start, "end": end}
             for name, mark in self.marks.items()
             if (span := spans.get(name)) is not None
         ]
@@ -429,6 +434,7 @@ class FileMemory:
                 max(until, self.saved.end),
                 _pack_digests(files["file"]) if files.height else _no_digests(),
                 {name: files[name].to_numpy() for name in _FILES_SCHEMA if name != "file"},
+                self.hours,
             )
         )
 
@@ -495,6 +501,10 @@ def _digest(text: str) -> bytes:
 def _hash(data: str | bytes) -> int:
     raw = data.encode() if isinstance(data, str) else data
     return int.from_bytes(blake2b(raw, digest_size=8).digest(), signed=True)
+
+
+def _to_row(span: FileSpan) -> dict[str, int]:
+    return {"line": span.line, "first": span.first, "last": span.last}
 
 
 def _merge_parts(before: pl.DataFrame, now: pl.DataFrame) -> pl.DataFrame:

@@ -7,11 +7,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from itertools import islice
+from itertools import islice, pairwise
+from typing import NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 import polars as pl
@@ -440,6 +441,82 @@ def name_partition(file: str) -> str:
     '/var/log/app'
     """
     return _DATE_FOLDER.split(file.rpartition("/")[0], maxsplit=1)[0]
+
+
+GAP_DAYS = 14
+"""Days of hours with events that are remembered, to know what is usual."""
+_MIN_GAP_HOURS, _MIN_USUAL_SHARE = 48, 0.9
+_MAX_GAP_PARTITIONS = 1000
+
+
+class Gap(NamedTuple):
+    """Hours without an event.
+
+    Attributes:
+        partition: The folder, or the partition of a topic, without events.
+        start: The first hour, as a number since 1970.
+        hours: Number of hours.
+    """
+
+    partition: str
+    start: int
+    hours: int
+
+    def __str__(self) -> str:
+        start, end = (
+            datetime(1970, 1, 1, tzinfo=UTC) + timedelta(hours=hour)
+            for hour in (self.start, self.start + self.hours)
+        )
+        unit = "hour" if self.hours == 1 else "hours"
+        return (
+            f"{self.partition}: no event for {self.hours:,} {unit}, from {start:%Y-%m-%d %H:%M} to "
+            f"{end:%Y-%m-%d %H:%M} UTC"
+        )
+
+
+def find_gaps(hours: Mapping[str, Iterable[int]], end: int) -> list[Gap]:
+    """Find hours without an event in parts of the input that have events in nearly all hours.
+
+    Such a part has events in at least 48 hours, and in 90 % of the hours outside of its longest
+    gaps: one, and another for each week. Others, such as those of office hours, have no gaps.
+
+    Args:
+        hours: Hours with events of each partition, as numbers since 1970.
+        end: The hour in which the input ends; a partition can have none until then.
+
+    >>> office = [24 * day + hour for day in range(9) for hour in range(8, 18)]
+    >>> machines = [hour for hour in range(100) if not 70 <= hour < 75]
+    >>> [gap[1:] for gap in find_gaps({"office": office, "machines": machines}, 100)]
+    [(70, 5)]
+    """
+    gaps = []
+    for name, given in hours.items():
+        found = sorted(set(given))
+        steps = [*pairwise(found), *([(found[-1], end)] if found and end > found[-1] else [])]
+        silent = sorted(
+            (Gap(name, before + 1, after - before - 1) for before, after in steps),
+            key=lambda gap: (-gap.hours, gap.start),
+        )
+        span = found[-1] - found[0] + 1 if found else 0
+        longest = [gap for gap in silent[: 1 + span // (7 * 24)] if gap.hours]
+        inner = sum(gap.hours for gap in longest if gap.start <= found[-1])
+        is_usual = len(found) >= _MIN_GAP_HOURS and len(found) >= _MIN_USUAL_SHARE * (span - inner)
+        gaps += longest if is_usual else []
+    return sorted(gaps, key=lambda gap: (gap.start, gap.partition))
+
+
+def merge_hours(*parts: Mapping[str, Iterable[int]]) -> dict[str, set[int]]:
+    """Join the hours with events of each partition; of the latest 14 days, and 1,000 partitions."""
+    merged: dict[str, set[int]] = {}
+    for part in parts:
+        for name, hours in part.items():
+            merged[name] = merged.pop(name, set()).union(hours)
+    latest = max((max(hours) for hours in merged.values() if hours), default=0)
+    kept = {
+        name: {hour for hour in hours if hour > latest - 24 * GAP_DAYS}
+        for name, hours in merged.items()
+    }
+    return {name: kept[name] for name in list(kept)[-_MAX_GAP_PARTITIONS:] if kept[name]}
 
 
 @dataclass(frozen=True)
