@@ -238,6 +238,12 @@ def test_what_is_read_is_scored_or_counted_by_reason():
     assert sum(parts.values()) + left_out == samples["morpheus_events_read_total"]
 
 
+def test_a_late_event_of_a_stream_counts_once():
+    watch = RunWatch()
+    watch.start(RunMetrics(input=ReadStats(read=9, late=4), stream=StreamStats(late=4)))
+    assert read_samples(MetricsRenderer(watch).render())["morpheus_events_late_total"] == 4
+
+
 def test_a_counter_never_decreases():
     watch, metrics = RunWatch(), RunMetrics(filtered=10)
     watch.start(metrics)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from morpheus.columns import INDEX, ROW, TIME, TS_ANOMALY
 from morpheus.seasonality.detector import TimeHistogram
-from morpheus.text import format_duration
+from morpheus.text import format_count, format_duration
 
 if TYPE_CHECKING:
     from morpheus.features.encoder import EncodedRows, EncodedSlice
@@ -717,11 +717,11 @@ class StreamStats:
         """
         parts = []
         if source_lags := self.find_source_lags():
-            parts.append(f"{format_duration(max(source_lags.values()))} behind")
+            parts.append(f"{_format_lag(max(source_lags.values()))} behind")
         late = {name: lag for name, lag in self.find_sink_lags().items() if lag >= 1}
         if late:
             sink = max(late, key=lambda name: late[name])
-            parts.append(f"`{sink.partition(' ')[0]}` {format_duration(late[sink])} behind")
+            parts.append(f"`{sink.partition(' ')[0]}` {_format_lag(late[sink])} behind")
         if self.outbox_bytes >= _MEGABYTE:
             parts.append(f"{self.outbox_bytes / _MEGABYTE:,.0f} MB wait for sinks")
         if self.paused:
@@ -730,6 +730,17 @@ class StreamStats:
 
 
 _MEGABYTE = 1_000_000
+_DAY = 86_400
+
+
+def _format_lag(seconds: float) -> str:
+    """Return a lag in words. An old log that is read as a stream is years behind.
+
+    >>> _format_lag(61), _format_lag(3e7)
+    ('01:01', '347 days')
+    """
+    days = int(seconds / _DAY)
+    return format_duration(seconds) if days <= 1 else format_count(days, "day")
 
 
 OTHER_USERS = ""

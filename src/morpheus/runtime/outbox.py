@@ -23,7 +23,6 @@ from morpheus.core.state import State, decode_state, encode_state
 from morpheus.errors import TransientError, find_error_code
 from morpheus.models.profile import ModelCard
 from morpheus.runtime.states import OutboxReader, SinkProgress, SqliteStateStore
-from morpheus.text import NOTICE
 
 logger = logging.getLogger(__name__)
 
@@ -406,7 +405,7 @@ class SinkWorker:
         logger.warning(
             "%s: %s Its rows wait in the state file. Trying again in %.0f seconds.",
             *(self.key, str(error).rstrip(".") + ".", delay),
-            extra=NOTICE,
+            extra={"stage": self.sink.name, "code": self.stats.last_error},
         )
         try:
             self._resources.close()
