@@ -818,17 +818,13 @@ class DayRecord:
         """Scores of the events."""
         return self.all_scores.take(self.span)
 
-    def find(self, rows: EncodedRows, usage: UsageState) -> DailyScores | None:
-        """Return the scores, if they are of these rows and follow from what a state remembers.
+    def follows(self, rows: EncodedRows, usage: UsageState) -> bool:
+        """Return whether these are the scores of some rows, after what a state remembers."""
+        return rows is self.rows and usage.equals(self.before)
 
-        Args:
-            rows: Events, encoded.
-            usage: What a stage remembers; updated if the scores are returned.
-        """
-        if rows is not self.rows or not usage.equals(self.before):
-            return None
-        usage.follow(self.after)
-        return self.scores
+    def part(self, name: str) -> FloatArray:
+        """Return one of the scores of the events, (rows,)."""
+        return np.asarray(getattr(self.all_scores, name)[self.span])
 
 
 class RecentCounter(msgspec.Struct):

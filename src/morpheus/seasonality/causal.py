@@ -34,6 +34,7 @@ IntArray = NDArray[np.int64]
 _CELLS = 1 << 15
 _EXACT_COUNTS = 16
 _GROWTH_DIVISOR = 8
+_FEW_EVENTS = 8  # up to which events are counted one by one
 
 
 def _check_counts() -> IntArray:
@@ -49,6 +50,12 @@ def _check_counts() -> IntArray:
 
 
 CHECK_COUNTS = _check_counts()
+_CHECKED = frozenset(CHECK_COUNTS.tolist())
+
+
+def _is_checked(count: int) -> bool:
+    return count in _CHECKED
+
 
 WINDOWS = np.array([10, 60, 300, 900, 3600])
 """Lengths of the windows in which `RateHistory` counts events, in seconds."""
@@ -151,6 +158,10 @@ class CausalCounts(msgspec.Struct):
             first = assign_bins(microseconds[:1], start=self.start, resolution=rule.resolution)
             self.first = self.last = int(first[0])
         where = assign_bins(microseconds, start=self.start, resolution=rule.resolution)
+        if len(where) <= _FEW_EVENTS:
+            for row, bin_number in enumerate(where.tolist()):
+                flags[row] = self._add_one(bin_number, rule)
+            return flags
         for part in _ascending_parts(where):
             # In ascending order only events before the latest bin can be too old.
             recent = where[part] >= self.last - rule.past_bins
@@ -158,6 +169,25 @@ class CausalCounts(msgspec.Struct):
                 rows = np.arange(part.start, part.stop)[recent]
                 flags[rows] = self._add_ascending(where[rows], rule)
         return flags
+
+    def _add_one(self, number: int, rule: CausalRule) -> bool:
+        """Count and flag one event. Most are in the latest bin, or start the next one."""
+        last = int(self.bins[-1]) if len(self.bins) else None
+        if number < self.last - rule.past_bins:
+            return False
+        if number == last == self.last and number not in self.flagged:
+            count = int(self.counts[-1]) + 1
+            judged = rule.hot_start or number >= self.first + rule.past_bins
+            if not (judged and _is_checked(count)):
+                self.counts = self.counts.copy()
+                self.counts[-1] = count
+                return False
+        elif last == self.last < number:
+            self.bins, self.counts = np.append(self.bins, number), np.append(self.counts, 1)
+            self.last = number
+            self._forget(number - rule.past_bins)
+            return False
+        return bool(self._add_ascending(np.array([number]), rule)[0])
 
     def _add_ascending(self, where: IntArray, rule: CausalRule) -> NDArray[np.bool_]:
         """Count and flag events whose bins do not descend."""

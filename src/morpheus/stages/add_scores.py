@@ -230,8 +230,8 @@ def record_days(
     fingerprint, rows, table = batch.fingerprint, batch.encoded, batch.table
     if fingerprint is None or rows is None or not table.height:
         return None
-    known = batch.daily if isinstance(batch, Scored) and ignored is None else None
-    if known is not None and known.find(rows, usage) is not None:
+    known = _find_record(batch, usage) if ignored is None else None
+    if known is not None:
         return known
     parts, before = _scoring_parts(fingerprint), copy(usage)
 
@@ -260,11 +260,11 @@ def record_days_of_users(
     """
     from morpheus.models.bundles import UserEvents, score_users  # noqa: PLC0415 - for streams only
 
-    records: list[DayRecord | None] = [None] * len(batches)
+    records = [_find_record(batch, usage) for batch, usage in zip(batches, usages, strict=True)]
     known = [
         i
         for i, each in enumerate(batches)
-        if each.fingerprint and each.encoded and each.table.height
+        if records[i] is None and each.fingerprint and each.encoded and each.table.height
     ]
     table = Table.concat([batches[i].table for i in known]) if known else None
     if table is None:
@@ -284,6 +284,20 @@ def record_days_of_users(
     for i, record in zip(known, found, strict=True):
         records[i] = record
     return records
+
+
+def _find_record(batch: Losses | Scored, usage: UsageState) -> DayRecord | None:
+    """Return the scores that an earlier stage has computed, if they are right for this one too.
+
+    Args:
+        batch: The events.
+        usage: What the stage remembers of the user; updated if there are scores.
+    """
+    known = batch.daily if isinstance(batch, Scored) else None
+    if known is None or batch.encoded is None or not known.follows(batch.encoded, usage):
+        return None
+    usage.follow(known.after)
+    return known
 
 
 def _scoring_parts(fingerprint: Fingerprint) -> ScoringParts:
@@ -349,10 +363,17 @@ class ScoreBundle:
     def compute(self, name: str, function: ScoreFunction) -> pl.Series:
         """Return a score of all events, as one column."""
         daily = _DAILY_SCORES.get(id(function))
-        if daily is not None:
-            self.records  # noqa: B018 - the contexts have them
         if function is SCORE_FUNCTIONS[SCORE]:
             return _to_series(name, self._mean_losses())
+        if daily is not None:
+            part = "incident_pvalue" if daily == SEVERITY else daily
+            values = np.concatenate(
+                [
+                    np.full(batch.table.height, np.nan) if record is None else record.part(part)
+                    for batch, record in zip(self.batches, self.records, strict=True)
+                ]
+            )
+            return _to_series(name, compute_severity(values) if daily == SEVERITY else values)
         parts = [function(context) for context in self._contexts]
         if any(isinstance(part, pl.Series) for part in parts):
             return pl.concat([_to_series(name, part) for part in parts])
@@ -360,13 +381,10 @@ class ScoreBundle:
 
     @cached_property
     def _contexts(self) -> list[ScoreContext]:
-        contexts = [
+        return [
             ScoreContext(batch, usage, self.timezone)
             for batch, usage in zip(self.batches, self.usages, strict=True)
         ]
-        for context, record in zip(contexts, self.records, strict=True):
-            context.record = record
-        return contexts
 
     def _mean_losses(self) -> FloatArray:
         """Return what `ScoreContext.score` returns."""
@@ -574,6 +592,25 @@ def compute_scores(
     functions = _find_functions(label, options)
     context = ScoreContext(batch, usage, options.timezone, ignored)
     return {name: _to_series(name, function(context)) for name, function in functions.items()}
+
+
+def compute_scores_of_users(
+    batches: Sequence[Losses | Scored],
+    usages: Sequence[UsageState],
+    label: tuple[str, ...],
+    options: PipelineOptions,
+) -> list[pl.Series]:
+    """Compute the scores of batches of several users, each as one column.
+
+    Args:
+        batches: Batches of different users, of the same columns.
+        usages: What is remembered of each user's earlier events; updated.
+        label: The labels; empty for all labels of the pipeline.
+        options: Options of the pipeline, which determine the labels that exist.
+    """
+    bundle = ScoreBundle(batches, usages, options.timezone)
+    functions = _find_functions(label, options)
+    return [bundle.compute(name, function) for name, function in functions.items()]
 
 
 @lru_cache(maxsize=8)

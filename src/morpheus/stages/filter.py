@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import reduce
+from itertools import pairwise
 from operator import or_
 from typing import TypeVar
 
@@ -51,6 +52,7 @@ from morpheus.sources.pseudonyms import is_pseudonym
 from morpheus.stages.add_scores import (
     ScoreState,
     compute_scores,
+    compute_scores_of_users,
     exceeds,
     score_days,
     validate_labels,
@@ -199,6 +201,27 @@ class Filter(Transform):
         counts = rules.count(suppressed_by[rows], expired_rule[rows], followers)
         mask = left & ~matched
         yield mask_batch(batch, mask, counts, collect_stats=self.options.keeps_dropped_stats)
+
+    def process_users(
+        self, batches: Sequence[Losses | Scored], states: Sequence[FilterState]
+    ) -> Iterator[list[Losses | Scored]]:
+        """Drop and count events of several users."""
+        tables = [batch.table for batch in batches]
+        differ = self._load_suppressions().rules or self.options.keeps_dropped_stats
+        if differ or not Table.have_same_columns(tables):
+            yield from (list(self.process(*each)) for each in zip(batches, states, strict=True))
+            return
+        whole, usages = Table.concat(tables), [state.usage for state in states]
+        if self._uses_column:
+            values = [self._column_values(batches[0].change(table=whole))]
+        else:
+            values = compute_scores_of_users(batches, usages, self.label, self.options)
+        mask = reduce(or_, (exceeds(each, self.threshold) for each in values)).to_numpy()
+        bounds = np.cumsum([0, *(table.height for table in tables)]).tolist()
+        kept = np.append(0, np.cumsum(mask))[bounds]
+        parts = whole.filter(mask).split(np.diff(kept).tolist())
+        for batch, table, (start, end) in zip(batches, parts, pairwise(bounds), strict=True):
+            yield [_keep_rows(batch, table, mask[start:end])]
 
     def _load_suppressions(self) -> Suppressions:
         return self.rules or Suppressions.read(*self.suppressions)
@@ -783,6 +806,27 @@ def mask_batch(
         candidates=batch.candidates and batch.candidates.filter(mask),
     )
     return replace(kept, losses=kept.losses[mask]) if isinstance(kept, Losses | Scored) else kept
+
+
+def _keep_rows(batch: Losses | Scored, table: Table, mask: NDArray[np.bool_]) -> Losses | Scored:
+    """Return what `mask_batch` does, with the rows that are left.
+
+    Args:
+        batch: The events.
+        table: The events to keep.
+        mask: Which events these are, shape (rows,).
+    """
+    encoded, dropped = batch.encoded, len(mask) - table.height
+    changes: dict[str, object] = {"table": table, "filtered": batch.filtered + dropped}
+    if dropped:
+        changes["losses"] = batch.losses[mask]
+        if encoded is not None:
+            changes["encoded"] = replace(encoded, inverse=encoded.inverse[mask])
+    if batch.candidates is not None:
+        changes["candidates"] = batch.candidates.filter(mask)
+    if dropped and isinstance(batch, Scored):
+        changes["daily"] = None  # of all events
+    return batch.change(**changes)
 
 
 def _summarise_dropped(batch: Batch, dropped: NDArray[np.bool_]) -> DroppedStats:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import islice
 
 import msgspec
 import polars as pl
@@ -83,23 +84,50 @@ class Serialize(Transform):
             columns = state.columns
         state.columns = columns
         table = _select_columns(batch.table, columns)
-        if self.options.durable and {ROW, TIME} <= set(batch.table.names):
-            table = table.with_columns([_make_row_ids(batch)])
+        if self._adds_ids(batch.table):
+            table = table.with_columns([_make_row_ids([batch], batch.table)])
         yield batch.evolve(OutputRows, table=table, fingerprint=None)
 
+    def process_users(
+        self, batches: Sequence[Batch], states: Sequence[SerializeState]
+    ) -> Iterator[list[OutputRows]]:
+        """Keep the chosen columns of batches of several users."""
+        tables = [batch.table for batch in batches]
+        chosen = list(_choose_columns(self.include, self.exclude, tuple(tables[0].names)))
+        kept = [state.columns for state in states] if self.fixed_columns else []
+        if any(each not in (None, chosen) for each in kept) or not Table.have_same_columns(tables):
+            yield from (list(self.process(*each)) for each in zip(batches, states, strict=True))
+            return
+        joined = Table.concat(tables)
+        whole = _select_columns(joined, chosen)
+        if self._adds_ids(joined):
+            whole = whole.with_columns([_make_row_ids(batches, joined)])
+        parts = whole.split(table.height for table in tables)
+        for batch, state, table in zip(batches, states, parts, strict=True):
+            state.columns = chosen
+            yield [batch.evolve(OutputRows, table=table, fingerprint=None)]
 
-def _make_row_ids(batch: Batch) -> pl.Series:
+    def _adds_ids(self, table: Table) -> bool:
+        return self.options.durable and {ROW, TIME} <= set(table.names)
+
+
+def _make_row_ids(batches: Sequence[Batch], table: Table) -> pl.Series:
     """Return an id of each row: a digest of user, row number and time.
 
     A row that is written again after a crash has the same id.
+
+    Args:
+        batches: Batches of different users.
+        table: The rows of all batches.
     """
-    start = blake2b((batch.user or "").encode(), digest_size=_ID_BYTES)
-    start.update(b"" if batch.user is None else b"=")
-    ids = []
-    for number, time in zip(batch.table[ROW].to_list(), batch.table.times_us.tolist(), strict=True):
-        digest = start.copy()
-        digest.update(b"%d %d" % (number, time))
-        ids.append(digest.hexdigest())
+    rows, ids = zip(table[ROW].to_list(), table.times_us.tolist(), strict=True), list[str]()
+    for batch in batches:
+        start = blake2b((batch.user or "").encode(), digest_size=_ID_BYTES)
+        start.update(b"" if batch.user is None else b"=")
+        for number, time in islice(rows, batch.table.height):
+            digest = start.copy()
+            digest.update(b"%d %d" % (number, time))
+            ids.append(digest.hexdigest())
     return pl.Series(ROW_ID, ids, pl.String)
 
 

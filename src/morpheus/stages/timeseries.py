@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -21,7 +21,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from morpheus.columns import RATE_PVALUE, TIME, TS_ANOMALY
-from morpheus.core.batch import Batch, Losses, Scored
+from morpheus.core.batch import Batch, Losses, Scored, Table
 from morpheus.core.stage import Requirements, StageContext, Transform, option
 from morpheus.core.state import State
 from morpheus.errors import UsageError
@@ -229,7 +229,37 @@ class Timeseries(Transform):
         if isinstance(state, _UserSeasonalityState):
             yield from state.add(batch)
             return
-        times, rule = batch.table.times_us, self._causal_rule()
+        flags = self._judge_bins(batch.table.times_us, state, self._causal_rule())
+        column = pl.Series(TS_ANOMALY, flags, dtype=pl.Boolean)
+        yield replace(batch, table=batch.table.with_columns([column]))
+
+    def process_users(
+        self, batches: Sequence[Losses | Scored], states: Sequence[_AnyState]
+    ) -> Iterator[list[Losses | Scored]]:
+        """Add the flags to batches of several users."""
+        tables = [batch.table for batch in batches]
+        if not self.causal or self._is_rate or not Table.have_same_columns(tables):
+            yield from (list(self.process(*each)) for each in zip(batches, states, strict=True))
+            return
+        rule, whole, start = self._causal_rule(), Table.concat(tables), 0
+        times, flags = whole.times_us, np.zeros(whole.height, dtype=np.bool_)
+        for table, state in zip(tables, states, strict=True):
+            assert isinstance(state, TimeseriesState)  # noqa: S101 - the options say so
+            rows = slice(start, start + table.height)
+            flags[rows] = self._judge_bins(times[rows], state, rule)
+            start = rows.stop
+        column = pl.Series(TS_ANOMALY, flags, dtype=pl.Boolean)
+        added = whole.with_columns([column]).split(table.height for table in tables)
+        yield from ([batch.change(table=each)] for batch, each in zip(batches, added, strict=True))
+
+    def _judge_bins(
+        self, times: IntArray, state: TimeseriesState, rule: CausalRule
+    ) -> NDArray[np.bool_]:
+        """Return which events are in an anomalous bin, shape (rows,).
+
+        Raises:
+            UsageError: The state has bins of another width.
+        """
         if state.resolution not in {0, rule.resolution}:
             raise UsageError(
                 f"timeseries: the state file has counts of bins of {state.resolution} seconds, and "
@@ -237,9 +267,7 @@ class Timeseries(Transform):
                 "--state file."
             )
         state.resolution = rule.resolution
-        flags = state.counts.add(times, rule)
-        column = pl.Series(TS_ANOMALY, flags, dtype=pl.Boolean)
-        yield replace(batch, table=batch.table.with_columns([column]))
+        return state.counts.add(times, rule)
 
     def flush(self, state: _AnyState) -> Iterator[Losses | Scored]:
         """Evaluate the remaining bins, as if no events came after them."""
