@@ -11,12 +11,14 @@ from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial, reduce
-from itertools import islice
+from itertools import chain, islice
 from operator import and_, or_
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from morpheus.columns import ACTOR, EXCLUDED, INDEX, ROW, TIME
 from morpheus.core.batch import MAX_REFUSALS, FileSpan, ReadStats
@@ -87,7 +89,7 @@ _FEW_VALUES = 4
 """Number of values, besides time and id, of a row that is a record for sure."""
 _SAMPLE_BLOCK_SIZE = 1 << 19
 """Bytes of a file that are read at a time if only some of its records are wanted."""
-_HOUR_US = 3_600_000_000
+_HOUR_US, _NEVER = 3_600_000_000, 1 << 62
 _FLUSH_BYTES = 1 << 24
 _FLUSH_RECORDS, _FLUSH_WIDE_RECORDS = 1 << 15, 1 << 12
 """Bytes and records of small files that are collected into one frame."""
@@ -562,21 +564,32 @@ class Reader:
             chunks: The chunks of the events.
             taken: What earlier runs have taken.
         """
-        again = [pl.Series(dtype=pl.Boolean)]
-        for chunk in chunks:
-            lines = pl.Series("line", chunk.line_numbers, dtype=pl.Int64)
-            rows = pl.DataFrame([lines, times.head(len(lines)).to_physical().alias("time")])
-            times = times.slice(len(lines))
-            if (seen := rows.drop_nulls()).height:
-                found = seen["line"].max(), seen["time"].min(), seen["time"].max()
-                hours = frozenset((seen["time"] // _HOUR_US).unique())
-                self.stats.note_file(str(chunk.path), FileSpan(*found, hours))  # type: ignore[arg-type] # integers
-            is_taken = pl.repeat(value=False, n=pl.len())
-            for part in taken.get(str(chunk.path), ()):
-                inside = pl.col("time").is_between(part.start, part.end, closed="left")
-                is_taken |= (pl.col("line") <= part.line) & inside.fill_null(value=False)
-            again.append(rows.select(is_taken).to_series())
-        return pl.concat(again)
+        filled = [chunk for chunk in chunks if len(chunk.line_numbers)]
+        sizes = [len(chunk.line_numbers) for chunk in filled]
+        again = np.zeros(sum(sizes), bool)
+        if not filled:
+            return pl.Series(again)
+        numbers = chain.from_iterable(chunk.line_numbers for chunk in filled)
+        lines = np.fromiter(numbers, np.int64, len(again))
+        known = times.is_not_null().to_numpy()
+        moments = times.to_physical().fill_null(0).to_numpy()
+        starts = np.cumsum([0, *sizes[:-1]])
+        # All files at once, because many files have only a few events.
+        spans = zip(
+            np.maximum.reduceat(np.where(known, lines, -1), starts).tolist(),
+            np.minimum.reduceat(np.where(known, moments, _NEVER), starts).tolist(),
+            np.maximum.reduceat(np.where(known, moments, -_NEVER), starts).tolist(),
+            strict=True,
+        )
+        for chunk, start, size, span in zip(filled, starts.tolist(), sizes, spans, strict=True):
+            part = slice(start, start + size)
+            if span[0] >= 0:
+                seen = moments[part][known[part]]
+                self.stats.note_file(str(chunk.path), FileSpan(*span, _list_hours(seen, span)))
+            for each in taken.get(str(chunk.path), ()):
+                inside = (moments[part] >= each.start) & (moments[part] < each.end)
+                again[part] |= (lines[part] <= each.line) & inside & known[part]
+        return pl.Series(again)
 
     def _refuse_times(
         self,
@@ -803,6 +816,19 @@ class ActorSampler:
 def _is_readable_in_parts(path: LogPath, file_type: str) -> bool:
     """Return whether a file of any size can be read from disk in parts."""
     return file_type == "parquet" and isinstance(path, Path)
+
+
+def _list_hours(moments: NDArray[np.int64], span: tuple[int, int, int]) -> frozenset[int]:
+    """Return the hours in which there are events, as numbers since 1970.
+
+    Args:
+        moments: Times of the events, in microseconds since 1970, (events,).
+        span: Last line, first time and last time.
+    """
+    _, first, last = span
+    if first // _HOUR_US == last // _HOUR_US:
+        return frozenset([first // _HOUR_US])
+    return frozenset(np.unique(moments // _HOUR_US).tolist())
 
 
 def _make_chunk(path: LogPath, records: Records, first_index: int, num_bytes: int) -> RecordChunk:

@@ -380,21 +380,27 @@ class FileMemory:
             paths: The files.
             stats: Counts the files that earlier runs have read to their end.
         """
-        known = self._by_file()
-        chosen = []
-        for path in paths:
+        stamps = [_stamp_file(path) for path in paths]
+        given = pl.DataFrame(
+            {"file": [each[0] for each in stamps], "stamp": [each[1] for each in stamps]},
+            schema={name: _FILES_SCHEMA[name] for name in ("file", "stamp")},
+        )
+        done = set(self._find_done(given.with_row_index("position")))
+        stats.taken_files += len(done)
+        chosen = [path for position, path in enumerate(paths) if position not in done]
+        for path in chosen:
             mark = _mark_file(path)
-            if mark is None or not self._is_done(mark, known.get(mark.file, ())):
-                chosen.append(path)
-                if mark is not None:
-                    self.marks[str(path)] = mark
-            else:
-                stats.taken_files += 1
+            if mark is not None:
+                self.marks[str(path)] = mark
         return chosen
 
     def find_taken(self, paths: Iterable[LogPath]) -> dict[str, tuple[TakenPart, ...]]:
         """Return which parts of some files earlier runs have taken, by name of the file."""
-        known = self._by_file()
+        files = [mark.file for path in paths if (mark := self.marks.get(str(path))) is not None]
+        wanted = pl.Series(files, dtype=pl.Binary).implode()
+        known: dict[bytes, list[dict[str, Any]]] = {}
+        for row in self._frame().filter(pl.col("file").is_in(wanted)).iter_rows(named=True):
+            known.setdefault(row["file"], []).append(row)
         taken = {}
         for path in paths:
             mark = self.marks.get(str(path))
@@ -443,37 +449,41 @@ class FileMemory:
         digests = [data[at : at + DIGEST_SIZE] for at in range(0, len(data), DIGEST_SIZE)]
         return pl.DataFrame({"file": digests, **self.saved.numbers}, schema=_FILES_SCHEMA)
 
-    def _by_file(self) -> dict[bytes, list[dict[str, Any]]]:
-        known: dict[bytes, list[dict[str, Any]]] = {}
-        for row in self._frame().iter_rows(named=True):
-            known.setdefault(row["file"], []).append(row)
-        return known
-
-    def _is_done(self, mark: _FileMark, rows: Iterable[Mapping[str, Any]]) -> bool:
-        """Return whether a file is unchanged and has no event that is still to be taken."""
+    def _find_done(self, given: pl.DataFrame) -> pl.Series:
+        """Return the positions of unchanged files that have no event that is still to be taken."""
         assert self.period is not None  # noqa: S101 - planned before files are chosen
         takes = self.period.takes
         start = _EARLIEST if takes.start is None else _to_microsecond(takes.start)
         end = _LATEST if takes.end is None else _to_microsecond(takes.end)
-        unchanged = [row for row in rows if row["stamp"] == mark.stamp]
-        return any(
-            int(row["start"]) <= max(row["first"], start) and row["end"] > min(row["last"], end - 1)
-            for row in unchanged
-        )
+        starts_before = pl.col("start") <= pl.max_horizontal("first", start)
+        ends_after = pl.col("end") > pl.min_horizontal("last", end - 1)
+        same = given.join(self._frame(), on=["file", "stamp"], how="inner")
+        return same.filter(starts_before & ends_after)["position"].unique()
+
+
+def _stamp_file(path: LogPath) -> tuple[bytes, int]:
+    """Return digests of what identifies a file, and of what changes with it."""
+    if isinstance(path, ObjectPath):
+        return _digest(str(path)), _hash(f"{path.size} {path.modified}")
+    try:
+        found = path.stat()
+    except OSError:
+        return b"", 0
+    stamp = _hash(f"{found.st_size} {found.st_mtime_ns}")
+    return _digest(f"{found.st_dev} {found.st_ino}"), stamp
 
 
 def _mark_file(path: LogPath) -> _FileMark | None:
     """Return what a file is known by; None if it cannot be read."""
+    # Before it is read: what is written meanwhile is taken by the next run.
+    file, stamp = _stamp_file(path)
     if isinstance(path, ObjectPath):
-        stamp = _hash(f"{path.size} {path.modified}")
-        return _FileMark(_digest(str(path)), stamp, path.size, stamp)
+        return _FileMark(file, stamp, path.size, stamp)
     try:
-        found = path.stat()
-        anchor = _hash_end(path, found.st_size)
+        size = path.stat().st_size
+        return _FileMark(file, stamp, size, _hash_end(path, size))
     except OSError:
         return None
-    stamp = _hash(f"{found.st_size} {found.st_mtime_ns}")
-    return _FileMark(_digest(f"{found.st_dev} {found.st_ino}"), stamp, found.st_size, anchor)
 
 
 def _is_continued(path: LogPath, mark: _FileMark, row: Mapping[str, Any]) -> bool:
