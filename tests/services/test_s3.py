@@ -17,12 +17,15 @@ from morpheus.columns import TIME
 from morpheus.core.batch import RunMetrics, Table
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import RecordError, TransientError, UsageError
+from morpheus.pipeline import Pipeline
+from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import CLOUDTRAIL_FORMAT, FromCloudtrail
 from morpheus.sources.compression import as_local_file, read_blocks, read_bytes
 from morpheus.sources.discovery import FileDiscovery
 from morpheus.sources.ingest import FileIngest
 from morpheus.sources.spill_sort import MemoryBudget
 from morpheus.sources.time_range import TimeRange
+from morpheus.stages.serialize import Serialize
 from morpheus.storage.object_store import ObjectPath, delete_objects
 
 REGIONS = ("eu-west-1", "us-east-1")
@@ -314,3 +317,40 @@ def test_unreachable_server_is_reported(lake: Lake, monkeypatch: pytest.MonkeyPa
         TransientError, match=r"http://127.0.0.1:9 cannot be reached.*AWS_ENDPOINT_URL"
     ):
         FileDiscovery("s3://lake/AWSLogs/").require()
+
+
+def test_runs_of_one_day_each_take_late_objects_and_fetch_no_object_twice(
+    lake: Lake, tmp_path: Path
+) -> None:
+    def run(day: int) -> tuple[list[str], RunMetrics]:
+        lake.forget()
+        output = tmp_path / f"{day}.csv"
+        stages = [
+            FromCloudtrail(
+                input_glob="s3://lake/AWSLogs/", start_time=f"2024-05-{day:02}", duration="1d"
+            ),
+            Serialize(),
+            ToFile(filename=str(output)),
+        ]
+        options = PipelineOptions(
+            userid_column_name="userIdentityuserName",
+            state=str(tmp_path / "state.db"),
+            num_threads=1,
+        )
+        metrics = Pipeline(stages, options).run()
+        return pl.read_csv(output, infer_schema=False)["eventTime"].to_list(), metrics
+
+    month(lake)
+    first, _ = run(7)
+    assert len(first) == 8
+    late = event(7, 23, "ann", "eu-west-1")
+    folder = "AWSLogs/000000000001/CloudTrail/eu-west-1/2024/05/08"
+    name = "000000000001_CloudTrail_eu-west-1_20240508T0910Z_late.json.gz"
+    body = gzip.compress(json.dumps({"Records": [late]}).encode(), 1)
+    lake.put_all({f"{folder}/{name}": body})
+    second, metrics = run(8)
+    assert min(second) == late["eventTime"]
+    assert len(second) == 9
+    assert (metrics.input.late, metrics.input.taken_files) == (1, 4)
+    fetched = [key for key in lake.fetched if key.endswith(".json.gz")]
+    assert len(fetched) == len(set(fetched)) == 5
