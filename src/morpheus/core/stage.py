@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, run
 
 from morpheus.columns import ACTOR, ACTOR_OPTION, IDENTITY_OPTION, SCORE, LogDescription
 from morpheus.errors import UsageError
-from morpheus.storage.object_store import ObjectPath, normalise_location
+from morpheus.storage.object_store import ObjectPath, is_remote, normalise_location
 from morpheus.text import suggest, suggest_path
 
 if TYPE_CHECKING:
@@ -676,6 +676,6 @@ def make_paths_absolute(stage: StageT) -> StageT:
     changes: dict[str, Any] = {}
     for each in fields(stage):
         value = getattr(stage, each.name)
-        if each.metadata.get("path") and value and "://" not in value:
+        if each.metadata.get("path") and value and not is_remote(value):
             changes[each.name] = str(Path(value).absolute())
     return replace(stage, **changes)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +219,9 @@ class SavedModels:
     version: int
 
 
-def put_model(location: Location, fingerprint: Fingerprint, *, durable: bool = True) -> ModelCard:
+def put_model(
+    location: Location | Store, fingerprint: Fingerprint, *, durable: bool = True
+) -> ModelCard:
     """Write a fingerprint's file.
 
     Args:
@@ -235,7 +238,8 @@ def put_model(location: Location, fingerprint: Fingerprint, *, durable: bool = T
     content = dump_fingerprint(fingerprint)
     digest = sha256(content).hexdigest()
     card = msgspec.structs.replace(fingerprint.card, size=len(content), sha256=digest)
-    open_store(location).write(model_path(card.sha256), content, durable=durable)
+    folder = open_store(location) if isinstance(location, str | PathLike) else location
+    folder.write(model_path(card.sha256), content, durable=durable)
     return card
 
 

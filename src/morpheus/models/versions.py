@@ -24,6 +24,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from importlib import import_module
+from os import fspath
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +48,7 @@ from morpheus.models.store import (
     sign_text,
 )
 from morpheus.storage.atomic import LocalStore, Location, Store, open_store
+from morpheus.storage.object_store import MLFLOW_PREFIX
 from morpheus.text import format_count, suggest
 
 logger = logging.getLogger(__name__)
@@ -379,6 +382,11 @@ class ModelVersion(ModelStore):
         return None
 
 
+def is_mlflow(location: Location) -> bool:
+    """Return whether a location is `mlflow:NAME`, a registered model."""
+    return fspath(location).startswith(MLFLOW_PREFIX)
+
+
 def split_location(text: str) -> tuple[str, str]:
     """Split `STORE@version` into the location and the alias or number.
 
@@ -411,6 +419,11 @@ class VersionedStore:
             location: The folder: a path, or a URL such as `s3://bucket/folder`.
             key: The key of a signed store; by default that of the environment.
         """
+        if is_mlflow(location):
+            # By name, as stages are: the module extends this one, and few stores need it.
+            opener = import_module("morpheus.models.mlflow_store").open_mlflow
+            opened: VersionedStore = opener(fspath(location), key or read_key())
+            return opened
         return cls(open_store(location), key or read_key())
 
     # Read.
@@ -781,7 +794,7 @@ class VersionedStore:
             ModelCorruptedError: A fingerprint is damaged.
             TransientError: The other store cannot be written.
         """
-        target = VersionedStore(open_store(location), self.key)
+        target = VersionedStore.open(location, self.key)
         if target.versions():
             raise UsageError(f"{target.folder}: has versions already. Give a new folder.")
         version = self.open_version(which)

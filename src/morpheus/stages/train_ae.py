@@ -50,8 +50,7 @@ from morpheus.models.training import (
     gpu_possible,
     train_sequentially,
 )
-from morpheus.storage.atomic import open_store
-from morpheus.storage.object_store import is_object_url
+from morpheus.storage.object_store import is_remote
 from morpheus.text import suggest_path
 
 if TYPE_CHECKING:
@@ -367,7 +366,7 @@ class ModelProvider:
     def _save(self, fingerprint: Fingerprint) -> Fingerprint:
         if self.stage.models_output_filename is None:
             return fingerprint
-        card = put_model(self.stage.output_folder, fingerprint, durable=False)
+        card = put_model(self.stage.output_store.folder, fingerprint, durable=False)
         return replace(fingerprint, card=card)
 
     def _check_columns(self, columns: Sequence[str]) -> None:
@@ -447,9 +446,9 @@ class TrainAe(Transform):
 
     pretrained_filename: str | None = option(
         None,
-        "Model store to load fingerprints from, on disk or as `s3://bucket/folder`, and `@` with "
-        "an alias or a number. Default: its champion. Nothing is trained, "
-        "unless --train_data_glob and --models_output_filename are given too.",
+        "Model store to load fingerprints from, on disk, as `s3://bucket/folder` or as "
+        "`mlflow:NAME`, and `@` with an alias or a number. Default: its champion. Nothing is "
+        "trained, unless --train_data_glob and --models_output_filename are given too.",
         path=True,
         location="any",
     )
@@ -504,9 +503,10 @@ class TrainAe(Transform):
     )
     models_output_filename: str | None = option(
         None,
-        "Model store to publish a version in, on disk or as `s3://bucket/folder`, and `@` with "
-        "the alias that names it. Default alias: `champion`, which later runs load with "
-        "--pretrained_filename. Fingerprints of other users of the champion are kept.",
+        "Model store to publish a version in, on disk, as `s3://bucket/folder` or as "
+        "`mlflow:NAME`, and `@` with the alias that names it. Default alias: `champion`, which "
+        "later runs load with --pretrained_filename. Fingerprints of other users of the champion "
+        "are kept.",
         path=True,
         location="any",
     )
@@ -601,7 +601,8 @@ class TrainAe(Transform):
     def outputs(self) -> Outputs:
         """Return the folder of the fingerprints, if it is on disk."""
         folder = self.output_folder
-        return Outputs() if not folder or "://" in folder else Outputs(folders=(Path(folder),))
+        elsewhere = not folder or is_remote(folder)
+        return Outputs() if elsewhere else Outputs(folders=(Path(folder),))
 
     def commit(self, metrics: RunMetrics) -> None:
         """Write the index of the saved fingerprints, with the global model."""
@@ -668,6 +669,13 @@ class TrainAe(Transform):
             return self.model_store.number
         return CHAMPION
 
+    @cached_property
+    def output_store(self) -> VersionedStore:
+        """The store to publish in."""
+        from morpheus.models.versions import VersionedStore  # noqa: PLC0415 - runs without a store do not need it
+
+        return VersionedStore.open(self.output_folder, self.key)
+
     def fit_options(self) -> FitOptions:
         """Return the training options that both networks have."""
         seed = self.options.manual_seed if self.seed is None else self.seed
@@ -697,7 +705,9 @@ class TrainAe(Transform):
     def __getstate__(self) -> dict[str, object]:
         """Return the state for another process, without the index and the key: it reads both."""
         return {
-            name: value for name, value in vars(self).items() if name not in {"model_store", "key"}
+            name: value
+            for name, value in vars(self).items()
+            if name not in {"model_store", "output_store", "key"}
         }
 
     @cached_property
@@ -821,7 +831,7 @@ class TrainAe(Transform):
         model = None if provider.global_model is None else provider.global_model.fingerprint
         if model is None or model.card.sha256:
             return None
-        return put_model(self.output_folder, model, durable=False)
+        return put_model(self.output_store.folder, model, durable=False)
 
     def _attach(self, batch: Events, state: UserTraining) -> WithModel:
         lookup = state.lookup or ModelLookup()
@@ -913,7 +923,7 @@ class TrainAe(Transform):
         from morpheus.models.versions import split_location  # noqa: PLC0415 - runs without a store do not need it
 
         store = split_location(folder)[0]
-        if not is_object_url(store) and not Path(store).is_dir():
+        if not is_remote(store) and not Path(store).is_dir():
             raise UsageError(
                 f"--pretrained_filename: there is no folder `{store}`.{suggest_path(store)} Give "
                 "a folder that `train-ae --models_output_filename=...` has written. Model files of "
@@ -934,7 +944,7 @@ class TrainAe(Transform):
                 f"--models_output_filename: `{location}` names version {alias}, but a run "
                 f"publishes a new version. Give `{folder}`, or `{folder}@candidate` for an alias."
             )
-        open_store(folder).check_access()
+        self.output_store.folder.check_access()
         try:
             existing = find_models(folder, self.key)
         except ModelCorruptedError as error:

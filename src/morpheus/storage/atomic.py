@@ -928,7 +928,7 @@ class ObjectStore:
 
 
 def open_store(location: Location) -> Store:
-    """Return the store at a location.
+    """Return the folder at a location, on disk or in an object store.
 
     Raises:
         UsageError: The location is a URL of another kind, or one without a bucket.

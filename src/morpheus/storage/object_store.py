@@ -261,6 +261,19 @@ def is_object_url(text: str) -> bool:
     return text.partition("://")[0] in PROVIDERS and "://" in text
 
 
+MLFLOW_PREFIX = "mlflow:"
+"""Prefix of the name of a registered model of MLflow, in place of a folder of models."""
+
+
+def is_remote(text: str) -> bool:
+    """Return whether a text names no path of this machine.
+
+    >>> is_remote("s3://logs/models"), is_remote("mlflow:models"), is_remote("models")
+    (True, True, False)
+    """
+    return "://" in text or text.startswith(MLFLOW_PREFIX)
+
+
 EXTRA_HINT = "`pip install 'morpheus-dfp[s3]'`"
 """The extra has the client of all object stores."""
 _DENIED_CODES = {
@@ -651,6 +664,7 @@ def _from_listing(folder: ObjectPath, entry: Mapping[str, Any]) -> ObjectPath:
 
 
 __all__ = [
+    "MLFLOW_PREFIX",
     "PAGE_SIZE",
     "STDOUT",
     "ObjectPath",
@@ -659,6 +673,7 @@ __all__ = [
     "get_with_etag",
     "head_object",
     "is_object_url",
+    "is_remote",
     "list_after",
     "list_dir",
     "list_recursive",

@@ -1,0 +1,380 @@
+"""Model stores in MLflow: a registered model with its versions, aliases and artifacts.
+
+`mlflow:NAME` is the registered model NAME of the server that MLFLOW_TRACKING_URI names. Each
+version of the store is a version of the registered model, with the same number; aliases are those
+of MLflow. Packs and indexes are artifacts of one run. MLflow has no conditional writes, but it
+gives each number once: a run takes a number, and waits for the runs that took one before.
+
+mlflow is an extra. It is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import atexit
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from morpheus.errors import ModelCorruptedError, MorpheusError, TransientError, UsageError
+from morpheus.models.store import RETRAIN_HINT
+from morpheus.models.versions import Manifest, NewVersion, StoredVersion, VersionedStore
+from morpheus.storage.atomic import AtomicWriter, NewFile, TempFolder
+from morpheus.storage.object_store import MLFLOW_PREFIX
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+VERSION_TAG, FORMER_TAG, RUN_TAG = "morpheus.version", "morpheus.former", "morpheus.run"
+"""Tags of a version of the model, and of the registered model."""
+PENDING_TAG = "morpheus.pending"
+"""Tag of a version that a run is about to publish."""
+WAIT_SECONDS = 60.0
+"""How long a run waits for another one that publishes."""
+_MISSING_CODES = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
+
+
+@contextmanager
+def _translate_errors(name: str) -> Iterator[None]:
+    """Turn errors of MLflow into errors that say what to do.
+
+    Raises:
+        FileNotFoundError: There is no such model or file.
+        TransientError: The server does not answer, or answers with an error.
+    """
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415 - an extra
+
+    try:
+        yield
+    except MlflowException as error:
+        if getattr(error, "error_code", "") in _MISSING_CODES:
+            raise FileNotFoundError(2, "no such model or file", name) from error
+        raise TransientError(
+            f"{name}: MLflow answered with an error ({str(error).splitlines()[0]}). Check "
+            "MLFLOW_TRACKING_URI, and try again."
+        ) from error
+
+
+@dataclass(frozen=True)
+class MlflowFiles:
+    """The artifacts of a registered model; see `morpheus.storage.atomic.Store`.
+
+    Attributes:
+        name: Name of the registered model.
+    """
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"{MLFLOW_PREFIX}{self.name}"
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """The client of the server.
+
+        Raises:
+            UsageError: The extra is not installed.
+        """
+        try:
+            from mlflow.tracking import MlflowClient  # noqa: PLC0415 - an extra; takes two seconds
+        except ImportError as error:
+            raise UsageError(
+                f"{self}: MLflow needs an extra. `pip install 'morpheus-dfp[mlflow]'`."
+            ) from error
+        with _translate_errors(str(self)):
+            return MlflowClient()
+
+    def find_model(self) -> Any:  # noqa: ANN401 - a class of an extra
+        """Return the registered model; None if there is none."""
+        client = self.client
+        with suppress(FileNotFoundError), _translate_errors(str(self)):
+            return client.get_registered_model(self.name)
+        return None
+
+    def find_run(self, *, create: bool = False) -> str:
+        """Return the id of the run that has the artifacts.
+
+        Raises:
+            FileNotFoundError: There is no such run.
+        """
+        model = self.find_model()
+        run: str | None = None if model is None else model.tags.get(RUN_TAG)
+        if run is not None:
+            return run
+        if not create:
+            raise FileNotFoundError(2, "no such registered model", str(self))
+        client = self.client
+        with _translate_errors(str(self)):
+            if model is None:
+                client.create_registered_model(self.name)
+            experiment = client.get_experiment_by_name(self.name)
+            number = (
+                client.create_experiment(self.name)
+                if experiment is None
+                else experiment.experiment_id
+            )
+            run = str(client.create_run(number, run_name="morpheus models").info.run_id)
+            client.set_registered_model_tag(self.name, RUN_TAG, run)
+        return run
+
+    def check_access(self) -> None:
+        """Make the run now, so that parallel workers do not make one each."""
+        self.find_run(create=True)
+
+    def read(self, name: str) -> bytes:
+        """Read an artifact."""
+        run = self.find_run()
+        with TempFolder() as folder, _translate_errors(f"{self}/{name}"):
+            path = self.client.download_artifacts(run, name, str(folder))
+            return Path(path).read_bytes()
+
+    def read_range(self, name: str, start: int, size: int) -> bytes:
+        """Read a part of an artifact, which is downloaded once."""
+        path = self._cache / PurePosixPath(name).name
+        if not path.exists():
+            path.write_bytes(self.read(name))
+        with path.open("rb") as pack:
+            pack.seek(start)
+            return pack.read(size)
+
+    @cached_property
+    def _cache(self) -> Path:
+        """Folder of the packs that this process has downloaded."""
+        folder = TempFolder()
+        atexit.register(folder.close)
+        return folder.path
+
+    def write(self, name: str, content: bytes, *, durable: bool = True) -> None:  # noqa: ARG002 - artifacts are durable
+        """Write an artifact."""
+        with self.new_file(str(PurePosixPath(name).parent)) as new:
+            new.file.write(content)
+            new.name_as(PurePosixPath(name).name)
+
+    @contextmanager
+    def new_file(self, folder: str) -> Iterator[NewFile]:
+        """Return a new artifact, which is written on disk first."""
+        run = self.find_run(create=True)
+        with TempFolder() as place:
+            with AtomicWriter(place / "new", durable=False) as writer, writer.guard_io():
+                yield NewFile(writer)
+            with _translate_errors(f"{self}/{folder}"):
+                self.client.log_artifact(run, str(writer.path), folder)
+
+    def exclusive(self, name: str) -> AbstractContextManager[None]:  # noqa: ARG002 - there are no locks
+        """Lock nothing."""
+        return nullcontext()
+
+    def get_with_etag(self, name: str) -> tuple[bytes, str | None]:
+        """Read an artifact; artifacts have no ETags."""
+        try:
+            return self.read(name), None
+        except FileNotFoundError:
+            return b"", None
+
+    def put_if_match(self, name: str, content: bytes, etag: str | None) -> bool:  # noqa: ARG002 - there are no ETags
+        """Write an artifact."""
+        self.write(name, content)
+        return True
+
+    def list_files(self, prefix: str) -> Iterator[tuple[str, datetime]]:
+        """List artifacts. Their times are not known, so they count as new."""
+        with suppress(FileNotFoundError):
+            run = self.find_run()
+            with _translate_errors(str(self)):
+                found = self.client.list_artifacts(run, prefix)
+            yield from ((each.path, datetime.now(UTC)) for each in found)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove artifacts, if the server can."""
+        from mlflow.store.artifact.artifact_repository_registry import (  # noqa: PLC0415 - an extra
+            get_artifact_repository,
+        )
+
+        names = list(names)
+        if not names:
+            return
+        with suppress(FileNotFoundError), _translate_errors(str(self)):
+            run = self.client.get_run(self.find_run())
+            repository = get_artifact_repository(run.info.artifact_uri)
+            for name in names:
+                with suppress(NotImplementedError):
+                    repository.delete_artifacts(name)
+
+
+class _VersionTag(msgspec.Struct, frozen=True):
+    """What the tag of a version has."""
+
+    sha256: str
+    version: msgspec.Raw
+
+
+@dataclass(frozen=True)
+class MlflowVersions(VersionedStore):
+    """A registered model of MLflow as a store with versions."""
+
+    @property
+    def _files(self) -> MlflowFiles:
+        assert isinstance(self.folder, MlflowFiles)  # noqa: S101 - `VersionedStore.open` makes it
+        return self.folder
+
+    def read_manifest(self) -> Manifest:
+        """Return what the registry has.
+
+        Raises:
+            ModelCorruptedError: A tag is not one that morpheus wrote.
+            TransientError: The server does not answer.
+        """
+        files = self._files
+        model = files.find_model()
+        if model is None:
+            return Manifest()
+        with _translate_errors(str(files)):
+            found = files.client.search_model_versions(f"name = '{files.name}'")
+        numbers = [int(each.version) for each in found]
+        versions = sorted(
+            (self._read_tag(each.tags[VERSION_TAG]) for each in found if VERSION_TAG in each.tags),
+            key=lambda each: each.number,
+        )
+        former = msgspec.json.decode(
+            model.tags.get(FORMER_TAG, "{}"), type=dict[str, tuple[int, ...]]
+        )
+        aliases = {name: int(number) for name, number in model.aliases.items()}
+        return Manifest(max(numbers, default=0) + 1, tuple(versions), aliases, former)
+
+    def read_etag(self) -> object:
+        """Return a value that changes when a version or an alias does."""
+        return sha256(msgspec.json.encode(self.read_manifest())).digest()
+
+    def reserve(self) -> int | None:
+        """Reserve nothing: the server gives a number when a version is made."""
+        return None
+
+    def publish_placed(self, draft: NewVersion, alias: str | None) -> int:
+        """Publish a version; its number is the one that the server gives."""
+        return super().publish_placed(replace(draft, number=None), alias)
+
+    def _change(self, change: Callable[[Manifest], Manifest]) -> Manifest:
+        """Bring the registry into the state that follows from the present one."""
+        before = self.read_manifest()
+        after = change(before)
+        if all(before.find(each.number) is not None for each in after.versions):
+            self._update(before, after)
+            return after
+        with self._take_number() as number:
+            before = msgspec.structs.replace(self.read_manifest(), next_number=number)
+            after = change(before)
+            self._update(before, after)
+        return after
+
+    @contextmanager
+    def _take_number(self) -> Iterator[int]:
+        """Make a version without content, and wait for the runs that made one before.
+
+        So runs that publish at the same time do so one after the other.
+        """
+        files, client = self._files, self._files.client
+        run = files.find_run(create=True)
+        with _translate_errors(str(files)):
+            source = client.get_run(run).info.artifact_uri
+            made = client.create_model_version(files.name, source, run, tags={PENDING_TAG: "1"})
+        number = int(made.version)
+        try:
+            self._wait_for_earlier(number)
+            yield number
+            with _translate_errors(str(files)):
+                client.delete_model_version_tag(files.name, str(number), PENDING_TAG)
+        except BaseException:  # an interrupt, too
+            with suppress(MorpheusError, OSError), _translate_errors(str(files)):
+                client.delete_model_version(files.name, str(number))
+            raise
+
+    def _wait_for_earlier(self, number: int) -> None:
+        """Wait until no other run publishes a version with a lower number.
+
+        A version of a run that died is ignored once it is `WAIT_SECONDS` old.
+        """
+        files, end = self._files, time.monotonic() + 2 * WAIT_SECONDS
+        while True:
+            with _translate_errors(str(files)):
+                found = files.client.search_model_versions(f"name = '{files.name}'")
+            oldest = 1000 * (time.time() - WAIT_SECONDS)
+            pending = [
+                each
+                for each in found
+                if PENDING_TAG in each.tags
+                and int(each.version) < number
+                and each.creation_timestamp > oldest
+            ]
+            if not pending:
+                return
+            if time.monotonic() > end:
+                raise TransientError(
+                    f"{self.folder}: other runs keep publishing. Run again, or use another model."
+                )
+            time.sleep(0.2)
+
+    def _update(self, before: Manifest, after: Manifest) -> None:
+        """Write changed versions and aliases, and remove versions."""
+        files, client = self._files, self._files.client
+        with _translate_errors(str(files)):
+            for version in after.versions:
+                if before.find(version.number) != version:
+                    if version.note:
+                        client.update_model_version(files.name, str(version.number), version.note)
+                    client.set_model_version_tag(
+                        files.name, str(version.number), VERSION_TAG, _write_tag(version)
+                    )
+            for name, number in after.aliases.items():
+                if before.aliases.get(name) != number:
+                    client.set_registered_model_alias(files.name, name, str(number))
+            if after.former != before.former:
+                text = msgspec.json.encode(after.former).decode()
+                client.set_registered_model_tag(files.name, FORMER_TAG, text)
+            for version in before.versions:
+                if after.find(version.number) is None:
+                    client.delete_model_version(files.name, str(version.number))
+
+    def _read_tag(self, text: str) -> StoredVersion:
+        try:
+            tag = msgspec.json.decode(text, type=_VersionTag)
+            if sha256(tag.version).hexdigest() == tag.sha256:
+                return msgspec.json.decode(tag.version, type=StoredVersion)
+        except msgspec.DecodeError:
+            pass
+        raise ModelCorruptedError(
+            f"{self.folder}: the tag `{VERSION_TAG}` of a version is damaged. {RETRAIN_HINT}."
+        )
+
+
+def _write_tag(version: StoredVersion) -> str:
+    text = msgspec.json.encode(version)
+    tag = _VersionTag(sha256(text).hexdigest(), msgspec.Raw(text))
+    return msgspec.json.encode(tag).decode()
+
+
+def open_mlflow(location: str, key: bytes | None) -> MlflowVersions:
+    """Open `mlflow:NAME`.
+
+    Raises:
+        UsageError: It names no model, or there is a key.
+    """
+    name = location.removeprefix(MLFLOW_PREFIX)
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        raise UsageError(
+            f"`{location}` names no registered model. Give `mlflow:NAME`, with letters, digits, "
+            "`_`, `-` and `.`; MLFLOW_TRACKING_URI selects the server."
+        )
+    if key is not None:
+        raise UsageError(
+            f"{location}: stores in MLflow are not signed. Leave the key out, or use a folder or a "
+            "bucket."
+        )
+    return MlflowVersions(MlflowFiles(name))

@@ -1,0 +1,141 @@
+"""A model store in MLflow: versions, aliases and artifacts of a registered model."""
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from morpheus.cli.main import morpheus
+from morpheus.errors import TransientError, UsageError
+from morpheus.models import mlflow_store
+from morpheus.models.versions import VersionedStore, open_models
+from people import day, fingerprint
+
+mlflow = pytest.importorskip("mlflow", reason="the extra `mlflow` is not installed")
+DATA = Path(__file__).parents[2] / "examples" / "data"
+STORE = "mlflow:people"
+
+
+@pytest.fixture(autouse=True)
+def _server(tmp_path, monkeypatch):
+    """A tracking server in a folder."""
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+    mlflow.set_tracking_uri(None)
+
+
+def named(user, model):
+    return replace(model, card=msgspec.structs.replace(model.card, user=user))
+
+
+@pytest.fixture(scope="module")
+def two():
+    return fingerprint(), fingerprint(day(500, seed=1))
+
+
+def test_versions_and_aliases_are_those_of_the_registered_model(two):
+    store = VersionedStore.open(STORE)
+    assert store.versions() == ()
+    assert store.publish([named(user, two[0]) for user in ("ann", "bob")], note="first") == 1
+    assert store.publish([named("ann", two[1])]) == 2
+    client = mlflow.tracking.MlflowClient()
+    assert int(client.get_model_version_by_alias("people", "champion").version) == 1
+    assert client.get_model_version("people", "1").description == "first"
+    assert store.promote() == 2
+    assert int(client.get_model_version_by_alias("people", "champion").version) == 2
+    assert [store.load("ann", number).card.events for number in (1, 2)] == [400, 500]
+    assert store.load("bob").card.version == 1
+    assert store.rollback() == 1
+
+
+def test_two_publishers_lose_nothing(two):
+    VersionedStore.open(STORE).publish([named("ann", two[0])])
+
+    def publish(name):
+        for number in range(3):
+            user = named(f"{name}{number}", two[0])
+            VersionedStore.open(STORE).publish([user], alias="champion")
+
+    running = [threading.Thread(target=publish, args=(name,)) for name in ("x", "y")]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    names = {f"{name}{number}" for name in "xy" for number in range(3)} | {"ann"}
+    assert set(VersionedStore.open(STORE).open_version().cards) == names
+
+
+def test_a_publisher_that_fails_or_died_leaves_the_version_before(two, monkeypatch):
+    store = VersionedStore.open(STORE)
+    store.publish([named("ann", two[0])])
+    taken = mlflow_store.MlflowVersions._update  # noqa: SLF001 - to fail in the middle
+    monkeypatch.setattr(mlflow_store.MlflowVersions, "_update", fail)
+    with pytest.raises(RuntimeError):
+        store.publish([named("bob", two[0])])
+    monkeypatch.setattr(mlflow_store.MlflowVersions, "_update", taken)
+    assert [each.number for each in store.versions()] == [1]
+    client = mlflow.tracking.MlflowClient()
+    run = client.get_registered_model("people").tags[mlflow_store.RUN_TAG]
+    tags = {mlflow_store.PENDING_TAG: "1"}
+    client.create_model_version("people", "file:///none", run, tags=tags)  # of a run that died
+    monkeypatch.setattr(mlflow_store, "WAIT_SECONDS", 0.5)
+    number = store.publish([named("bob", two[0])], alias="champion")
+    assert [each.number for each in store.versions()] == [1, number]
+    assert sorted(store.open_version().cards) == ["ann", "bob"]
+
+
+def fail(*_):
+    raise RuntimeError
+
+
+def test_pruned_and_erased_versions_are_removed_from_the_server(two):
+    store = VersionedStore.open(STORE)
+    for user in ("ann", "bob", "eve", "joe"):
+        store.publish([named(user, two[0])], base=None)
+    removed = store.prune(keep=1)
+    assert removed
+    client = mlflow.tracking.MlflowClient()
+    left = {int(each.version) for each in client.search_model_versions("name = 'people'")}
+    assert left == {1, 2, 3, 4} - set(removed)
+    store.erase(["ann"])
+    assert "ann" not in store.open_version(1).cards
+
+
+def test_a_run_publishes_and_loads(tmp_path):
+    words = ["run", "--num_threads=1", "pipeline-ae"]
+    words += ["--userid_column_name=userIdentitysessionContextsessionIssueruserName"]
+    words += ["from-cloudtrail", f"--input_glob={DATA}/input-data/*.csv", "train-ae"]
+    rest = ["preprocess", "inf-pytorch", "add-scores", "serialize", "to-file"]
+    learn = [f"--train_data_glob={DATA}/training-data/*.csv", "--train_epochs=1"]
+    first, again = tmp_path / "first.csv", tmp_path / "again.csv"
+    for training, out in (
+        ([*learn, f"--models_output_filename={STORE}"], first),
+        ([f"--pretrained_filename={STORE}"], again),
+    ):
+        result = CliRunner().invoke(morpheus, [*words, *training, *rest, f"--filename={out}"])
+        assert result.exit_code == 0, result.output
+    assert first.read_bytes() == again.read_bytes()
+    assert sorted(open_models(STORE).cards) == ["role-g", "user123"]
+    listed = CliRunner().invoke(morpheus, ["models", "list", STORE])
+    assert "champion" in listed.output
+
+
+@pytest.mark.parametrize("name", ["mlflow:", "mlflow:a/b", "mlflow:a b"])
+def test_a_name_that_is_no_model_is_rejected(name):
+    with pytest.raises(UsageError, match=r"names no registered model. Give `mlflow:NAME`"):
+        VersionedStore.open(name)
+
+
+def test_a_key_is_rejected():
+    with pytest.raises(UsageError, match="stores in MLflow are not signed"):
+        VersionedStore.open(STORE, b"k" * 32)
+
+
+def test_a_server_that_cannot_be_reached_is_named(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(TransientError, match=r"mlflow:people: MLflow answered with an error"):
+        VersionedStore.open(STORE).versions()
