@@ -30,6 +30,7 @@ STATUS_FILE = "status.json"
 """Usual name of the file, in the folder of the outputs."""
 WRITE_INTERVAL = 1.0
 """Minimum number of seconds between two writes."""
+_MEGABYTE = 1_000_000
 POLL_INTERVAL = 1.0
 """Maximum number of seconds between two looks at the progress of a run."""
 
@@ -89,6 +90,21 @@ class StreamStatus(msgspec.Struct, frozen=True):
                 for name, sink in stats.sinks.items()
             },
         )
+
+    def describe(self) -> str:
+        """Return which sinks take no rows, and what waits for them; empty if nothing does.
+
+        >>> sinks = {"to-http#1 host": SinkStatus(90.0, 7, "transient")}
+        >>> StreamStatus(9, 8, 1.5, 2, 3_000_000, paused=False, sinks=sinks).describe()
+        'to-http#1 takes no rows, 3 MB wait for sinks'
+        """
+        failing = [name.partition(" ")[0] for name, sink in self.sinks.items() if sink.last_error]
+        parts = [f"{name} takes no rows" for name in failing]
+        if self.outbox_bytes >= _MEGABYTE:
+            parts.append(f"{self.outbox_bytes / _MEGABYTE:,.0f} MB wait for sinks")
+        if self.paused:
+            parts.append("reading pauses")
+        return ", ".join(parts)
 
 
 class Status(msgspec.Struct, frozen=True):

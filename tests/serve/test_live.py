@@ -7,7 +7,7 @@ from morpheus.models.profile import ModelCard
 from morpheus.models.store import ModelStore
 from morpheus.report.view import RunCounts
 from morpheus.serve.live import LiveReport
-from morpheus.status import Status
+from morpheus.status import SinkStatus, Status, StreamStatus
 
 
 def status(folder, **changes):
@@ -85,6 +85,15 @@ def test_the_status_file_gives_user_column_source_and_budget(tmp_path):
     health = live.get_health()
     assert (health.read, health.refused, health.refusals) == (9, 2, ["a:1: no"])
     assert (health.held, health.allowed, health.running) == (3, 2.0, True)
+
+
+def test_the_health_has_what_waits_for_a_sink_that_is_down(tmp_path):
+    live = LiveReport(tmp_path)
+    sinks = {"to-http#1 https://siem": SinkStatus(90.0, 7, "transient"), "to-file#1": SinkStatus(0)}
+    status(tmp_path, stream=StreamStatus(9, 8, 1.5, 2, 3_000_000, paused=True, sinks=sinks))
+    live.refresh()
+    expected = "to-http#1 takes no rows, 3 MB wait for sinks, reading pauses"
+    assert live.get_health().waiting == expected
 
 
 def test_counts_alone_do_not_change_the_version(tmp_path):

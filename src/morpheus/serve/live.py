@@ -217,6 +217,7 @@ class Health(
         refusals: The first reasons for that.
         held: Number of alerts suppressed.
         allowed: Alerts per day that you are ready to review.
+        waiting: Which sinks of an endless run take no rows, and what waits for them, in words.
     """
 
     version: int
@@ -234,6 +235,7 @@ class Health(
     refusals: list[str]
     held: int
     allowed: float
+    waiting: str = ""
 
 
 @dataclass
@@ -304,6 +306,7 @@ class LiveReport:
             refusals=status.account.refusals,
             held=sum(status.held.values()),
             allowed=self._find_alert_budget(status),
+            waiting="" if status.stream is None else status.stream.describe(),
         )
 
     def encode_data(self) -> bytes:

@@ -20,8 +20,8 @@ function gauge(name, value, detail, attributes = {}) {
   );
 }
 
-/** Show how far the latest event is behind the clock, and when rows last arrived. */
-function ingestGauge({ now, latest, grown, told, running, rows }) {
+/** Show how far the latest event is behind the clock, when rows last arrived, and what waits. */
+function ingestGauge({ now, latest, grown, told, running, rows, waiting }) {
   if (live.lost) {
     const status = element("b", {}, "connection lost, retrying");
     return gauge("Server", status, "", { class: "late" });
@@ -32,8 +32,10 @@ function ingestGauge({ now, latest, grown, told, running, rows }) {
     count(rows, "row"),
     grown === null ? null : `last row ${ago(grown)} ago`,
     runStatus(now, told, running),
+    waiting,
   ];
-  return gauge("Ingest", element("b", {}, lag), parts.filter(Boolean).join(", "));
+  const late = { class: waiting ? "late" : null };
+  return gauge("Ingest", element("b", {}, lag), parts.filter(Boolean).join(", "), late);
 }
 
 function runStatus(now, told, running) {
