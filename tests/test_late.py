@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
+import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -199,6 +202,52 @@ def test_events_that_wait_outlive_a_failure_and_come_once(tmp_path: Path) -> Non
     for number in (3, 4, 11, 20):
         stream.run(fails_before=number)
     assert stream.run().equals(in_order)
+
+
+def test_events_that_wait_outlive_a_killed_process(in_order: pl.DataFrame, tmp_path: Path) -> None:
+    events, logs = shuffle(make_events(200), 5), tmp_path / "logs"
+    logs.mkdir()
+    (tmp_path / "features.txt").write_text(FEATURES)
+    words = [
+        *("run", "--num_threads=1", "pipeline-ae", "--userid_column_name=userIdentityuserName"),
+        *(f"--columns_file={tmp_path}/features.txt", f"--state={tmp_path}/state.db"),
+        *("--allowed_lateness=10m", "--checkpoint_interval=0"),
+        *("from-cloudtrail", f"--input_glob={logs}/*.jsonl", "--watch_directory=true"),
+        *("--batch_timeout=0", "--max_files=20", "serialize"),
+        *("to-file", f"--filename={tmp_path}/rows.jsonl", "--overwrite"),
+    ]
+    command = [sys.executable, "-c", "from morpheus.cli.main import main; main()", *words]
+    write_chunks(logs, events, range(8))
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        wait_until(lambda: count_rows(tmp_path / "rows.jsonl") > 0)
+        process.kill()
+    assert count_rows(tmp_path / "rows.jsonl") < 80, "some events wait"
+    write_chunks(logs, events, range(8, 20))
+    subprocess.run(command, check=True, timeout=60, stderr=subprocess.DEVNULL)
+    rows = pl.read_ndjson(tmp_path / "rows.jsonl")
+    # The id of a row follows from the number of the event.
+    names = ["row_id", "eventID", "logcount", "new:eventName", "previous:eventName", "late"]
+    assert rows.select(names).sort("row_id").equals(in_order.select(names).sort("row_id"))
+
+
+def write_chunks(folder: Path, events: Sequence[dict[str, object]], numbers: Iterable[int]) -> None:
+    """Write files of ten events each."""
+    for number in numbers:
+        lines = map(json.dumps, events[10 * number : 10 * number + 10])
+        (folder / f"{number:02}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+
+
+def count_rows(path: Path) -> int:
+    """The number of lines of a file that may not exist yet."""
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def wait_until(done: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for something that another process does."""
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_a_later_event_is_written_marked_and_counted(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ _FEW_VALUES = 4
 """Number of values, besides time and id, of a row that is a record for sure."""
 _SAMPLE_BLOCK_SIZE = 1 << 19
 """Bytes of a file that are read at a time if only some of its records are wanted."""
-_HOUR_US, _NEVER = 3_600_000_000, 1 << 62
+_HOUR_US, _NO_TIME_US = 3_600_000_000, 1 << 62
 _FLUSH_BYTES = 1 << 24
 _FLUSH_RECORDS, _FLUSH_WIDE_RECORDS = 1 << 15, 1 << 12
 """Bytes and records of small files that are collected into one frame."""
@@ -577,8 +577,8 @@ class Reader:
         # All files at once, because many files have only a few events.
         spans = zip(
             np.maximum.reduceat(np.where(known, lines, -1), starts).tolist(),
-            np.minimum.reduceat(np.where(known, moments, _NEVER), starts).tolist(),
-            np.maximum.reduceat(np.where(known, moments, -_NEVER), starts).tolist(),
+            np.minimum.reduceat(np.where(known, moments, _NO_TIME_US), starts).tolist(),
+            np.maximum.reduceat(np.where(known, moments, -_NO_TIME_US), starts).tolist(),
             strict=True,
         )
         for chunk, start, size, span in zip(filled, starts.tolist(), sizes, spans, strict=True):
