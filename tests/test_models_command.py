@@ -180,6 +180,17 @@ def test_rollback_shows_which_alerts_appear_and_which_vanish(tmp_path):
     failed(models("rollback", folder, "--input_glob=none/*.csv"), 2, "--input_glob", "none/*.csv")
 
 
+def test_a_user_of_an_earlier_version_is_erased_too(store, two):
+    opened = VersionedStore.open(store)
+    opened.publish([named("joe", two[0])], base=None, alias=CHAMPION)
+    words = ["tools", "erase", f"--models={store}", "bob", "--delete"]
+    result = CliRunner().invoke(morpheus, words)
+    assert "fingerprint of bob" in result.output, result.output
+    assert "Removed 1 item." in result.output
+    assert "bob" not in opened.find_users()
+    assert all(b"bob" not in path.read_bytes() for path in store.rglob("*") if path.is_file())
+
+
 # Streams.
 
 

@@ -41,8 +41,8 @@ from morpheus.cli.reference import render_compatibility, render_reference
 from morpheus.core.registry import distribution_of, stage_names
 from morpheus.core.stage import option
 from morpheus.errors import UsageError
-from morpheus.models.store import ModelStore, read_key
-from morpheus.models.versions import VersionedStore, has_models, open_models
+from morpheus.models.store import read_key
+from morpheus.models.versions import VersionedStore, has_models, open_models, split_location
 from morpheus.replay.evaluation import ReplayReport, evaluate, run_replay
 from morpheus.replay.injection import ReplayConfig
 from morpheus.report_cli import ReportRequest, find_models, write_report
@@ -640,9 +640,10 @@ def _run_erase(options: EraseOptions, users: Sequence[str]) -> None:
                 store.remove(found)
     if options.models is not None:
         store_key = read_key(options.models_key_file)
-        models = open_models(options.models, store_key)
-        known |= set(models.cards)
-        items += _erase_models(models, names, store_key, delete=options.delete)
+        open_models(options.models, store_key)  # says what to do if there is none
+        models = VersionedStore.open(split_location(options.models)[0], store_key)
+        known |= set(models.find_users())
+        items += _erase_models(models, names, delete=options.delete)
     _report_items(items, delete=options.delete)
     for user in users:
         if user not in known and (hint := suggest(user, known)):
@@ -650,12 +651,13 @@ def _run_erase(options: EraseOptions, users: Sequence[str]) -> None:
 
 
 def _erase_models(
-    store: ModelStore, names: Collection[str], key: bytes | None, *, delete: bool
+    store: VersionedStore, names: Collection[str], *, delete: bool
 ) -> list[StoredItem]:
-    folder = str(store.folder)
-    found = {user: store.cards[user] for user in sorted(names) if user in store.cards}
+    """List the fingerprints of users in any version, and remove them."""
+    folder, cards = str(store.folder), store.find_users()
+    found = {user: cards[user] for user in sorted(names) if user in cards}
     if delete and found:
-        VersionedStore.open(folder, key).erase(found)
+        store.erase(found)
     return [
         StoredItem(
             folder,

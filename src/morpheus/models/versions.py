@@ -749,6 +749,19 @@ class VersionedStore:
         self._remove_files(before, after)
         return removed
 
+    def find_users(self) -> Mapping[str, ModelCard]:
+        """Return the users of all versions, each with the card of the latest one.
+
+        Raises:
+            ModelCorruptedError: A version is damaged.
+        """
+        texts: dict[str, _RawEntry] = {}
+        for version in self.versions():
+            opened = self._open(version).placed
+            assert isinstance(opened, PlacedModels)  # noqa: S101 - `_open` makes it
+            texts |= opened.texts
+        return _PlacedCards(PlacedModels(texts))
+
     def erase(self, users: Collection[str]) -> None:
         """Remove the fingerprints of some users from all versions, and at once from all files.
 
