@@ -189,6 +189,18 @@ def test_new_accounts_and_regions_are_found(lake: Lake) -> None:
     assert poller.restart().poll() == []
 
 
+def test_a_clock_that_is_set_back_stops_nothing(lake: Lake) -> None:
+    put(lake, key("a"))
+    poller = Poller(look_back=3600)
+    poller.now += 365 * 86_400
+    poller.poll()
+    poller.now -= 365 * 86_400
+    late = put(lake, key("b", day="2024/01/01"))
+    other = put(lake, key("a", account=2))
+    assert sorted(poller.poll()) == sorted([late, other])
+    assert poller.poll() == []
+
+
 def test_a_folder_that_gets_subfolders_is_read_once(lake: Lake) -> None:
     first = put(lake, "AWSLogs/a.json.gz")
     poller = Poller()

@@ -494,6 +494,34 @@ def test_denied_access_to_an_object_names_it_and_the_permission(
     assert len(queue.messages) == 1, "nothing is lost"
 
 
+def test_objects_wait_while_their_server_is_down(
+    lake: Lake,
+    queue: LogQueue,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lake.put(f"{DAY}/a.json.gz", events(1))
+    monkeypatch.setattr("morpheus.sources.bucket._FIRST_BACKOFF", 0.1)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    batches = run.start()
+    for _ in range(200):
+        run.take(next(batches))
+        if "http://127.0.0.1:9 cannot be reached" in caplog.text:
+            break
+    assert run.numbers == []
+    assert len(queue.messages) == 1
+    monkeypatch.setenv("AWS_ENDPOINT_URL", lake.address)
+    for _ in range(200):
+        run.take(next(batches))
+        if run.numbers:
+            break
+    close(batches)
+    assert run.numbers == [1]
+    assert queue.messages == []
+    assert queue.url not in caplog.text, "the message is received once"
+
+
 def answer_with(code: str, text: str = "") -> Iterator[None]:
     from botocore.exceptions import ClientError  # noqa: PLC0415 - the code under test imports it too
 

@@ -47,7 +47,8 @@ MAX_BYTES = PREFETCH_BYTES
 """Stored bytes above which a micro-batch gets no further objects."""
 TICK_SECONDS = 1.0
 """Time after which an empty micro-batch is due."""
-_MAX_BACKOFF = 60.0
+_FIRST_BACKOFF, _MAX_BACKOFF = 1.0, 60.0
+"""Seconds after which failed downloads are tried again."""
 BUCKET = "bucket"
 """Name of the offset that says which buckets the others are of."""
 
@@ -235,7 +236,7 @@ class ObjectStream:
 
     def _download(self, group: ObjectGroup, result: GroupResult) -> Iterator[None]:
         """Download objects, and yield about once a second. A server that is down is waited for."""
-        missing, backoff = deque(group.paths), 1.0
+        missing, backoff = deque(group.paths), _FIRST_BACKOFF
         with ThreadPoolExecutor(MAX_CONCURRENCY) as pool:
             try:
                 while missing:
@@ -435,7 +436,7 @@ class Branch:
             return
         self.state.began = now
         self.listed_to = ""
-        if now - self.state.full_pass < self.look_back // 2:
+        if 0 <= now - self.state.full_pass < self.look_back // 2:
             self.listed_to = max(self._make_date_key(), self.resume_key)
         else:
             self.state.full_pass, self.resume_key = now, ""
@@ -711,7 +712,8 @@ class BucketLister:
 
     def _find_branches(self, pool: ThreadPoolExecutor) -> Iterator[None]:
         """Look for new branches from time to time."""
-        if self._walked is not None and self.clock() - self._walked < _WALK_SECONDS:
+        # The clock may have been set back.
+        if self._walked is not None and 0 <= self.clock() - self._walked < _WALK_SECONDS:
             return
         job = pool.submit(self.files.find_branches)
         while not job.done():
