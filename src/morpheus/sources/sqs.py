@@ -360,7 +360,9 @@ def _to_morpheus_error(answer: Mapping[str, Any], url: str, action: str) -> Morp
 
 
 _WAIT_SECONDS = 2
-"""Seconds that a request waits for a message. So long can it take to stop."""
+"""Seconds that a request waits for a message. Stopping can take that long."""
+_STOP_SECONDS = 5.0
+"""Seconds to wait for a request when the run ends."""
 _PAUSE_SECONDS = 0.05
 """Pause after an answer without messages, also of a server that does not wait."""
 _MAX_WAITING = 100
@@ -427,7 +429,7 @@ class Receiver:
         """
         self._stopped.set()
         if self._thread is not None:
-            self._thread.join(2 * _WAIT_SECONDS)
+            self._thread.join(_STOP_SECONDS)
         waiting = list(unread)
         while not self._received.empty():
             found = self._received.get_nowait()
