@@ -29,6 +29,7 @@ from morpheus.errors import UsageError
 from morpheus.pipeline import Pipeline
 from morpheus.runtime.states import SqliteStateStore
 from morpheus.runtime.stream import Stream
+from morpheus.sinks.alert_files import ToOcsf
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.stages.add_scores import AddScores
@@ -150,6 +151,7 @@ def test_no_structure_grows_with_the_number_of_users(
         Timeseries(causal=True),
         Explain(),
         Filter(alerts_per_day=10_000),
+        ToOcsf(filename=str(tmp_path / "alerts.jsonl")),
         Serialize(),
         ToFile(filename=str(tmp_path / "rows.csv")),
     ]

@@ -462,7 +462,7 @@ class FileSpan(NamedTuple):
     line: int
     first: int
     last: int
-    hours: frozenset[int] = frozenset()
+    hours: tuple[int, ...] = ()
 
     def merge(self, other: FileSpan) -> FileSpan:
         """Return the span of two parts of a file."""
@@ -470,7 +470,7 @@ class FileSpan(NamedTuple):
             max(self.line, other.line),
             min(self.first, other.first),
             max(self.last, other.last),
-            self.hours | other.hours,
+            tuple({*self.hours, *other.hours}),
         )
 
 

@@ -81,6 +81,8 @@ from morpheus.text import format_count, quote_backtick, suggest
 
 logger = logging.getLogger(__name__)
 
+_MAX_NOTED = 100_000
+"""Maximum number of files whose times are noted, where nothing else needs them than gaps."""
 _MAX_WATERMARKS = 1000
 _MAX_GAPS = 20
 """Maximum number of gaps to name."""
@@ -437,7 +439,7 @@ class IngestRun(Generic[DatasetT, PartitionT]):
         memory = self.ingest.memory
         if memory is not None:
             task = replace(task, taken=memory.find_taken(paths))
-        elif self.ingest.repeat == 1 and self.ingest.frames is None:
+        elif self.ingest.repeat == 1 and self.ingest.frames is None and len(paths) < _MAX_NOTED:
             task = replace(task, taken={})  # so that the times of events are noted
         events = self._read_dataset(task, paths, self.metrics.input)
         latest = self._note_times(paths)

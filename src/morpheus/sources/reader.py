@@ -818,7 +818,7 @@ def _is_readable_in_parts(path: LogPath, file_type: str) -> bool:
     return file_type == "parquet" and isinstance(path, Path)
 
 
-def _list_hours(moments: NDArray[np.int64], span: tuple[int, int, int]) -> frozenset[int]:
+def _list_hours(moments: NDArray[np.int64], span: tuple[int, int, int]) -> tuple[int, ...]:
     """Return the hours in which there are events, as numbers since 1970.
 
     Args:
@@ -827,8 +827,8 @@ def _list_hours(moments: NDArray[np.int64], span: tuple[int, int, int]) -> froze
     """
     _, first, last = span
     if first // _HOUR_US == last // _HOUR_US:
-        return frozenset([first // _HOUR_US])
-    return frozenset(np.unique(moments // _HOUR_US).tolist())
+        return (first // _HOUR_US,)
+    return tuple(np.unique(moments // _HOUR_US).tolist())
 
 
 def _make_chunk(path: LogPath, records: Records, first_index: int, num_bytes: int) -> RecordChunk:
