@@ -4,20 +4,24 @@ import gzip
 import json
 import logging
 import re
+import shlex
 import subprocess
 import sys
 import time
 from dataclasses import replace
-from itertools import count, islice
+from itertools import count, cycle, islice
 
 import polars as pl
 import pytest
 import zstandard
 
+from morpheus.cli.main import morpheus
 from morpheus.columns import TIME
 from morpheus.core.batch import RunMetrics
 from morpheus.core.stage import PipelineOptions
+from morpheus.core.state import StateKey
 from morpheus.errors import RecordError, TransientError, UsageError
+from morpheus.runtime.changelog import KafkaChangelog, StateGroup
 from morpheus.sources import from_kafka
 from morpheus.sources.from_kafka import FromKafka, MessageDecoder, read_settings_file
 from morpheus.sources.log_format import LogFormat
@@ -511,6 +515,7 @@ def test_a_sign_in_that_fails_is_an_error_without_the_secret(broker, topic, monk
         ({"log_format": ""}, "the kind of log is not known. Give --log_format"),
         ({"dead_letter_topic": "trail"}, "--dead_letter_topic: `trail` is also an --input_topic"),
         ({"stop_after": 3}, "--until_end and --stop_after"),
+        ({"changelog_topic": "states"}, "--changelog_topic: needs a state file.*--state="),
     ],
 )
 def test_options_that_contradict_each_other_are_rejected(values, reason):
@@ -559,3 +564,153 @@ def committed_total(broker, group, topic):
     found = sum(place.offset for place in consumer.committed(places, timeout=10))
     consumer.close()
     return found
+
+
+def make_changelog(broker, topic, config="ours"):
+    log = from_kafka.ClientLogger(logging.getLogger("test"))
+    return KafkaChangelog(topic, {"bootstrap.servers": broker}, "group", config, log)
+
+
+def group_of(*users, offset):
+    group = StateGroup(offsets={"trail/0": b"%d" % offset})
+    group.places = dict.fromkeys(users, "trail/0")
+    group.save({StateKey("add-scores#1", user): f"{user} {offset}".encode() for user in users})
+    return group
+
+
+def test_a_changelog_gives_the_latest_states_and_their_offset_to_the_next_owner(broker, topic):
+    states = f"{topic}-states"
+    one, two = make_changelog(broker, states), make_changelog(broker, states)
+    one.create(2)
+    assert one.open("trail/0", 0) == ({}, None)
+    assert one.write(group_of("ann", "bob", offset=5))
+    assert one.write(group_of("bob", offset=9))
+    found, offset = two.open("trail/0", 0)
+    assert offset == 9
+    assert {key.user: data for key, data in found.items()} == {"ann": b"ann 5", "bob": b"bob 9"}
+    assert two.write(group_of("ann", offset=12))
+
+
+def test_a_process_that_has_lost_a_partition_writes_no_states(broker, topic, caplog):
+    states = f"{topic}-states"
+    one, two = make_changelog(broker, states), make_changelog(broker, states)
+    one.create(1)
+    one.open("trail/0", 0)
+    two.open("trail/0", 0)
+    assert two.write(group_of("ann", offset=7))
+    with caplog.at_level(logging.WARNING):
+        assert one.write(group_of("ann", offset=5))  # there is nothing to try again
+    assert "another process has taken over trail/0" in caplog.text
+    assert make_changelog(broker, states).open("trail/0", 0)[1] == 7
+
+
+def test_a_changelog_of_another_pipeline_or_with_too_few_partitions_is_rejected(broker, topic):
+    one = make_changelog(broker, f"{topic}-states")
+    one.create(1)
+    one.open("trail/0", 0)
+    one.write(group_of("ann", offset=5))
+    with pytest.raises(UsageError, match="has states of another pipeline: ours, not others"):
+        make_changelog(broker, f"{topic}-states", "others").open("trail/0", 0)
+    with pytest.raises(UsageError, match="has 1 partitions, and the input has 4"):
+        one.create(4)
+
+
+PIPELINE = shlex.split("""
+run --num_threads=1 pipeline-ae --state={state} --userid_column_name=userIdentityuserName
+--columns_file={columns}
+from-kafka --bootstrap_servers={broker} --input_topic={topic} --group_id={topic}
+--log_format=cloudtrail --batch_messages=20 --batch_timeout=0 {more}
+train-ae --pretrained_filename={models} preprocess inf-pytorch
+add-scores --label=ae_anomaly_score --label=risk serialize
+to-kafka --bootstrap_servers={broker} --output_topic={topic}-rows
+""")
+USERS = ("ann", "bob", "cid", "dot")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Fingerprints of four users, and the folder with the feature list."""
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "columns.txt").write_text("eventName\nsourceIPAddress\nlogcount\n")
+    days = [
+        event(number, user)
+        | {"eventName": f"Get{number % 40}", "eventTime": f"2024-04-{day:02}T09:00:00Z"}
+        for number, day in zip(range(400), cycle(range(1, 31)), strict=False)
+        for user in USERS
+    ]
+    (folder / "history.jsonl").write_text("\n".join(map(json.dumps, days)))
+    words = shlex.split(f"""
+run --num_threads=1 pipeline-ae --userid_column_name=userIdentityuserName
+--columns_file={folder}/columns.txt from-cloudtrail --input_glob={folder}/history.jsonl
+train-ae --train_data_glob={folder}/history.jsonl --train_epochs=1 --seed=1
+--models_output_filename={folder}/models preprocess inf-pytorch add-scores serialize
+to-file --filename={folder}/out.csv
+""")
+    morpheus.main(words, standalone_mode=False)
+    return folder
+
+
+def start(broker, topic, models, state, *more):
+    """Start a run in a process of its own."""
+    places = {
+        "broker": broker,
+        "topic": topic,
+        "state": str(state),
+        "models": f"{models}/models",
+        "columns": f"{models}/columns.txt",
+        "more": " ".join(more),
+    }
+    words = shlex.split(" ".join(PIPELINE).format(**places))
+    with state.with_suffix(".log").open("w") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "morpheus", *words], stdout=log, stderr=subprocess.STDOUT
+        )
+
+
+def send_users(broker, topic, numbers):
+    for at, user in enumerate(USERS):
+        send(broker, topic, [line(number, user) for number in numbers], partition=at % 2)
+
+
+def rows_by_id(broker, topic):
+    """The rows of a topic by id, without the column of the place in the batch; equal repeats."""
+    found = {}
+    for text in read_topic(broker, f"{topic}-rows"):
+        row = json.loads(text)
+        row.pop("_index_", None)
+        assert found.setdefault(row["row_id"], row) == row, "a repeat differs"
+    return found
+
+
+def finish(process, state):
+    assert process.wait(60) == 0, state.with_suffix(".log").read_text()
+
+
+def wait_for_rows(broker, topic, number, process):
+    deadline = time.monotonic() + 60
+    while len(read_topic(broker, f"{topic}-rows")) < number:
+        assert process.poll() is None, "it has ended"
+        assert time.monotonic() < deadline, "no rows"
+        time.sleep(0.1)
+
+
+def test_a_process_that_takes_over_from_a_killed_one_has_the_states_of_its_users(
+    broker, topic, models, tmp_path
+):
+    create(broker, f"{topic}-rows", f"{topic}-2", f"{topic}-2-rows")
+    log = f"--changelog_topic={topic}-states --instance_id=one"
+    send_users(broker, f"{topic}-2", range(200))
+    alone = start(broker, f"{topic}-2", models, tmp_path / "three.db", "--until_end")
+    first = start(broker, topic, models, tmp_path / "one.db", log)
+    send_users(broker, topic, range(120))
+    wait_for_rows(broker, topic, 200, first)
+    first.kill()
+    first.wait()
+    send_users(broker, topic, range(120, 200))
+    # Another machine: it has no state file, and takes the place in the group.
+    second = start(broker, topic, models, tmp_path / "two.db", log, "--until_end")
+    finish(second, tmp_path / "two.db")
+    finish(alone, tmp_path / "three.db")
+    found = rows_by_id(broker, topic)
+    assert len(found) == 200 * len(USERS)
+    assert found == rows_by_id(broker, f"{topic}-2")

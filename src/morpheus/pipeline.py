@@ -407,11 +407,14 @@ class Pipeline:
         durable = store if isinstance(store, SqliteStateStore) else None
         shared = {} if durable is None else durable.load([None])
         outbox, workers = None, list[SinkWorker]()
+        changelog = plan.source.get_changelog()
         if durable is not None:
+            if changelog is not None:
+                durable.drop_users()  # another process may have gone on since
             stages, outbox, workers = open_outbox_tail(tail.stages, tail.names, durable)
             tail = replace(tail, stages=tuple(stages))
         last = tail.open(shared, resources)
-        offsets = {} if durable is None else durable.load_offsets()
+        offsets = {} if durable is None or changelog is not None else durable.load_offsets()
         source = self._read_micro_batches(plan, metrics, offsets)
         resources.callback(_close, source)
         shutdown = GracefulShutdown(source)
@@ -433,6 +436,7 @@ class Pipeline:
                 workers=workers,
                 settings=self._make_stream_settings(),
                 is_stopped=lambda: shutdown.stopped,
+                changelog=changelog,
             )
         stream.make_empty_batch = lambda: plan.source.make_empty_batch(metrics.columns)
         yield from progress.count(stream.run(micro_batches))

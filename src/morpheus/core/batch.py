@@ -24,6 +24,7 @@ from morpheus.seasonality.detector import TimeHistogram
 from morpheus.text import format_count, format_duration
 
 if TYPE_CHECKING:
+    from morpheus.core.state import StateKey
     from morpheus.features.encoder import EncodedRows, EncodedSlice
     from morpheus.models.calibration import AlertForecast, UserDays
     from morpheus.models.daily_usage import DayRecord
@@ -968,11 +969,14 @@ class MicroBatch:
             empty bytes remove one.
         acknowledge: Called when the rows and the offsets are safe, so that the source may forget
             what it has read. None if there is nothing to do.
+        restored: Encoded states of users that this process takes over from another one, before
+            these events.
     """
 
     partitions: Sequence[Partition] = ()
     offsets: Mapping[str, bytes] = field(default_factory=dict)
     acknowledge: Callable[[], None] | None = None
+    restored: Mapping[StateKey, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -323,8 +323,13 @@ def restore_source(saved: SavedStates) -> PartitionState:
 
 def save_source(store: StateStore, state: PartitionState, users: Iterable[str | None]) -> None:
     """Save the state of a source for some users."""
+    store.save(encode_source(state, users))
+
+
+def encode_source(state: PartitionState, users: Iterable[str | None]) -> dict[StateKey, bytes]:
+    """Return the encoded state of a source for some users."""
     states = state.snapshot(users)
-    store.save({StateKey(SOURCE, user): encode_state(each) for user, each in states.items()})
+    return {StateKey(SOURCE, user): encode_state(each) for user, each in states.items()}
 
 
 def resume_source(source: Source, store: StateStore) -> Source:

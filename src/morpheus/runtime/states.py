@@ -345,6 +345,15 @@ class SqliteStateStore:
             self._db.execute("VACUUM")
             self._db.execute("BEGIN IMMEDIATE")
 
+    def drop_users(self, users: Iterable[str | None] | None = None) -> None:
+        """Remove all states of some users with the next commit; None for all who have a name."""
+        with self._translate_errors():
+            if users is None:
+                self._db.execute("DELETE FROM states WHERE user != ''")
+                return
+            keys = [(_user_key(user),) for user in users]
+            self._db.executemany("DELETE FROM states WHERE user = ?", keys)
+
     def remove_older(self, age: timedelta) -> list[str]:
         """Remove the states of users that no run has changed for some time.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,7 +18,8 @@ from morpheus.core.batch import Batch, MicroBatch, Partition, RunMetrics, Stream
 from morpheus.core.stage import Sink, StageContext, Transform
 from morpheus.errors import TransientError
 from morpheus.runtime.chain import Chain
-from morpheus.runtime.local import restore_source, save_source
+from morpheus.runtime.changelog import Changelog, PlacedPartition, StateGroup
+from morpheus.runtime.local import encode_source, restore_source
 from morpheus.runtime.outbox import Outbox, SinkWorker, divide_tail
 from morpheus.runtime.states import SinkProgress, SqliteStateStore
 from morpheus.sources.source_state import PartitionState
@@ -147,6 +148,7 @@ class DurableStream(Stream):
         outbox: Rows of the next checkpoint.
         workers: One for each sink.
         is_stopped: Returns whether the run was asked to stop.
+        changelog: Gets the states when the sinks have their rows; None for none.
     """
 
     store: SqliteStateStore = field(kw_only=True)
@@ -154,6 +156,10 @@ class DurableStream(Stream):
     settings: StreamSettings = field(default_factory=StreamSettings, kw_only=True)
     workers: list[SinkWorker] = field(default_factory=list, kw_only=True)
     is_stopped: Callable[[], bool] = field(default=lambda: False, kw_only=True)
+    changelog: Changelog | None = field(default=None, kw_only=True)
+    _places: dict[str | None, str] = field(default_factory=dict)
+    _group: StateGroup = field(default_factory=StateGroup)
+    _sealed: StateGroup | None = None
     _offsets: dict[str, bytes] = field(default_factory=dict)
     _loaded: dict[str | None, None] = field(default_factory=dict)
     _unsaved: set[str | None] = field(default_factory=set)
@@ -168,8 +174,10 @@ class DurableStream(Stream):
         self._measure(stats)
         try:
             for micro_batch in micro_batches:
+                self._take_over(micro_batch)
                 yield from self.process(micro_batch)
                 self._note(micro_batch)
+                self._publish()
                 if time.monotonic() >= self._due:
                     self._checkpoint(stats)
                 self._wait_for_room(stats)
@@ -186,6 +194,46 @@ class DurableStream(Stream):
         """
         for worker in self.workers:
             worker.start()
+
+    def _take_over(self, micro_batch: MicroBatch) -> None:
+        """Drop the states of users whom another process has now, and take over those of others."""
+        if self.changelog is None:
+            return
+        groups = [self._group, *([] if self._sealed is None else [self._sealed])]
+        revoked = [place for place, data in micro_batch.offsets.items() if not data]
+        gone = {user for place in revoked for group in groups for user in group.forget(place)}
+        gone |= {user for user, place in self._places.items() if place in revoked}
+        self._places = {user: place for user, place in self._places.items() if user not in gone}
+        self._drop({*gone, *(key.user for key in micro_batch.restored)})
+        self.store.drop_users(gone)
+        self.store.save(micro_batch.restored)
+        self._has_changes |= bool(micro_batch.restored)
+
+    def _drop(self, users: Collection[str | None]) -> None:
+        """Drop the live states of some users."""
+        for chain in self.chains:
+            chain.unsaved.difference_update(users)
+            chain.drop(users)
+        self.source_state.forget(users)
+        self._unsaved.difference_update(users)
+        for user in users:
+            self._loaded.pop(user, None)
+
+    def _publish(self) -> None:
+        """Write to the changelog what belongs to rows that all sinks have."""
+        while self.changelog is not None:
+            if self._sealed is None:
+                if not (self._group.offsets or self._group.acknowledge):
+                    return
+                self._sealed, self._group = self._group, StateGroup()
+            newest = self._sealed.newest
+            if any(each.is_behind(newest.get(each.place, 0)) for each in self.workers):
+                return
+            if not self.changelog.write(self._sealed):
+                return
+            for acknowledge in self._sealed.acknowledge:
+                acknowledge()
+            self._sealed = None
 
     def _note(self, micro_batch: MicroBatch) -> None:
         """Remember what belongs to the next checkpoint."""
@@ -209,6 +257,10 @@ class DurableStream(Stream):
             self._loaded.pop(user, None)
             self._loaded[user] = None
         self._unsaved.update(users)
+        if isinstance(partition, PlacedPartition):
+            places = dict.fromkeys(users, partition.place)
+            places.pop(None, None)  # events without a user have no state of their own
+            self._places.update(places)
         yield from super()._process_partition(partition)
 
     def _checkpoint(self, stats: StreamStats) -> None:
@@ -223,8 +275,12 @@ class DurableStream(Stream):
         self._remove_old()
         self.store.commit()
         waiting, self.waiting = self.waiting, []
-        for acknowledge in waiting:
-            acknowledge()
+        if self.changelog is None:
+            for acknowledge in waiting:
+                acknowledge()
+        else:
+            self._group.acknowledge += waiting
+            self._group.newest = dict(self.outbox.newest)
         for worker in self.workers:
             worker.wake(self.outbox.newest.get(worker.place, 0))
         self._evict()
@@ -237,9 +293,15 @@ class DurableStream(Stream):
 
     def _save(self, moved: Sequence[tuple[SinkWorker, SinkProgress]]) -> None:
         self.store.save_offsets(self._offsets)
-        save_source(self.store, self.source_state, self._unsaved)
+        states = encode_source(self.source_state, self._unsaved)
         for chain in self.chains:
-            self.store.save(chain.take_changes())
+            states |= chain.take_changes()
+        self.store.save(states)
+        if self.changelog is not None:
+            self._group.places |= self._places
+            self._group.offsets |= {place: data for place, data in self._offsets.items() if data}
+            self._group.save(states)
+            self._places = {}
         self.outbox.write()
         for worker, progress in moved:
             self.store.save_sink(worker.key, worker.place, progress)
@@ -311,6 +373,7 @@ class DurableStream(Stream):
         for worker in self.workers:
             worker.stop(max(_PAUSE_SECONDS, end - time.monotonic()))
         self._checkpoint(stats)
+        self._publish()
         behind = self._list_late()
         if not behind:
             return

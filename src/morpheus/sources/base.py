@@ -31,6 +31,7 @@ from morpheus.core.stage import (
 )
 from morpheus.errors import UsageError
 from morpheus.models.profile import FeatureSpec, InputSpec
+from morpheus.runtime.changelog import Changelog
 from morpheus.runtime.dask_cluster import Cluster
 from morpheus.runtime.pool import WorkerPool
 from morpheus.sources.compression import ReadLimits
@@ -108,6 +109,10 @@ class Source(Stage):
         Args:
             columns: Columns of the log; see `RunMetrics.columns`.
         """
+        return None
+
+    def get_changelog(self) -> Changelog | None:
+        """Return where states go, so that another process can take them over; None for nowhere."""
         return None
 
     def is_unbounded(self) -> bool:

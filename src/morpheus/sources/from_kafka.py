@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -23,8 +24,10 @@ import msgspec
 from morpheus.columns import LogDescription
 from morpheus.core.batch import Events, MicroBatch, Partition, ReadStats, RunMetrics, Table
 from morpheus.core.stage import PipelineOptions, Values, list_values, option, read_lines
+from morpheus.core.state import StateKey
 from morpheus.errors import MorpheusError, RecordError, TransientError, UsageError
 from morpheus.models.profile import InputSpec
+from morpheus.runtime.changelog import KafkaChangelog, PlacedPartition
 from morpheus.runtime.pool import WorkerPool
 from morpheus.sources.base import FileSource, Source
 from morpheus.sources.compression import LargeFileError, LogPath, decompress, to_utf8
@@ -294,6 +297,8 @@ class KafkaConsumer:
         self.positions = _parse_offsets(offsets, self.topics)
         self.assigned: set[Place] = set()
         self.revoked: set[Place] = set()
+        self.changelog = source.get_changelog()
+        self._restored: dict[StateKey, bytes] = {}
         self.ends: dict[Place, int] = {}
         self._was_revoked: set[Place] = set()
         self._batch: list[Received] = []
@@ -342,6 +347,8 @@ class KafkaConsumer:
                 raise UsageError(f"{option}: there is no topic `{topic}` at `{where}`.{hint}")
             if found[topic].error is not None:
                 raise _topic_error(found[topic].error, topic)
+        if self.changelog is not None:
+            self.changelog.create(len(found[self.topics[0]].partitions))
 
     def subscribe(self) -> None:
         """Join the group."""
@@ -389,10 +396,8 @@ class KafkaConsumer:
         return batch
 
     def make_offsets(self, batch: Iterable[Received]) -> dict[str, bytes]:
-        """Return what a checkpoint keeps after a batch; partitions given to others are removed."""
-        offsets = {place.key: b"" for place in self.revoked}
-        self.revoked = set()
-        return offsets | {
+        """Return what a checkpoint keeps after a batch."""
+        return {
             place.key: str(self.positions[place]).encode()
             for place in dict.fromkeys(received.place for received in batch)
         }
@@ -447,6 +452,9 @@ class KafkaConsumer:
         self._was_assigned = True
         if self._is_closing or not places:
             return  # a rebalance has ended while this process leaves, or its share comes later
+        if self.changelog is not None:
+            for place in places:
+                self._take_over(place, self.changelog)
         committed = self._request(lambda: client.committed(partitions, timeout=_REQUEST_TIMEOUT))
         for place, partition, known in zip(places, partitions, committed, strict=True):
             low, high = self._find_ends(partition)
@@ -459,9 +467,31 @@ class KafkaConsumer:
         else:
             client.assign(partitions)
         self.assigned.update(places)
-        self.revoked.difference_update(places)
+        if self.changelog is None:
+            self.revoked.difference_update(places)
         names = ", ".join(place.key for place in places)
         logger.info("from-kafka: this process reads %s.", names)
+
+    def _take_over(self, place: Place, changelog: KafkaChangelog) -> None:
+        """Read the states of a partition's users, and go on where these were saved."""
+        states, offset = changelog.open(place.key, place.partition)
+        self._restored |= states
+        self.positions.pop(place, None)
+        if offset is not None:
+            self.positions[place] = offset
+            self._was_revoked.discard(place)
+        number = len({key.user for key in states})
+        logger.info("from-kafka: took over %s of %s.", format_count(number, "user"), place.key)
+
+    def take_restored(self) -> dict[StateKey, bytes]:
+        """Return the states of the partitions that were taken over since the last call."""
+        restored, self._restored = self._restored, {}
+        return restored
+
+    def take_revoked(self) -> dict[str, bytes]:
+        """Return what a checkpoint drops: the offsets of partitions that others have now."""
+        revoked, self.revoked = self.revoked, set()
+        return {place.key: b"" for place in revoked}
 
     def _find_ends(self, partition: TopicPartition) -> tuple[int, int]:
         """Return the first offset that the broker has, and that of the next message."""
@@ -514,6 +544,8 @@ class KafkaConsumer:
         self._was_revoked |= places
         for place in places:
             self.ends.pop(place, None)
+            if self.changelog is not None:
+                self.changelog.close(place.key)
         if places and not self._is_closing:
             names = ", ".join(sorted(place.key for place in places))
             logger.warning("from-kafka: this process gave back %s.", names, extra=NOTICE)
@@ -800,12 +832,14 @@ class _MessageReader:
         run: Reads the lines of each micro-batch.
         decoder: Turns messages into lines.
         dead_letters: Takes the messages that cannot be read; None to count or fail.
+        keeps_places: Whether the events of each partition in Kafka stay apart.
     """
 
     metrics: RunMetrics
     run: IngestRun[Any, Any]
     decoder: MessageDecoder
     dead_letters: DeadLetters | None
+    keeps_places: bool
 
     def read(self, batch: Sequence[Received]) -> Sequence[Partition]:
         """Return the events of some messages.
@@ -873,7 +907,7 @@ class _MessageReader:
                 stats.owners[str(path)] = owners[place]
             self.run.origins = origins
             try:
-                partitions: Sequence[Partition] = self.run.partitions(list(origins), None)
+                partitions = self._read_files(origins)
             except RecordError as error:
                 raise _relocate(error, stats) from error
             finally:
@@ -881,6 +915,22 @@ class _MessageReader:
         if stats.unplaced:
             raise RecordError("; ".join(stats.unplaced).rstrip("."), file="from-kafka")
         return partitions
+
+    def _read_files(self, origins: Mapping[LogPath, LogPath]) -> Sequence[Partition]:
+        """Read the lines; each partition by itself if it can go to another process with its users.
+
+        Args:
+            origins: Name of the partition in Kafka, by path of the lines.
+        """
+        if not self.keeps_places:
+            partitions: Sequence[Partition] = self.run.partitions(list(origins), None)
+            return partitions
+        return [
+            PlacedPartition(each, str(origin.parent))
+            for path, origin in origins.items()
+            if isinstance(origin, Path)
+            for each in self.run.partitions([path], None)
+        ]
 
 
 MAX_SHOWN = 5
@@ -973,6 +1023,11 @@ class FromKafka(Source):
         "Topic for messages that cannot be read. Headers say why, and the topic, partition and "
         "offset.",
     )
+    changelog_topic: str | None = option(
+        None,
+        "Compacted topic for the states of users, so that a process that takes over a partition "
+        "goes on with them. It is created if it does not exist. Needs --state.",
+    )
     bad_record: str = option(
         "fail",
         "What to do with a message that cannot be read, without --dead_letter_topic: fail the run, "
@@ -1051,9 +1106,45 @@ class FromKafka(Source):
             raise UsageError(
                 "--until_end and --stop_after both say where the run ends. Give one of them."
             )
+        self._check_changelog(topics)
         self._list_header_columns(self._files.get_log_format())
         check_time_format(self.time_format, "--time_format")
         check_timezone(self.options.timezone, "--timezone")
+
+    def _check_changelog(self, topics: Sequence[str]) -> None:
+        name, options = self.changelog_topic, self.options
+        if name is None:
+            return
+        if options.state is None:
+            raise UsageError(
+                "--changelog_topic: needs a state file, which keeps rows until the sinks have "
+                "them. Add `--state=state.db` after `pipeline-ae`."
+            )
+        if len(topics) > 1 or name in topics:
+            raise UsageError(
+                "--changelog_topic: needs one --input_topic, and another topic than that."
+            )
+        if options.allowed_lateness not in {"", "0", "0s"}:
+            raise UsageError(
+                "--changelog_topic: events that wait for earlier ones would stay with this "
+                "process. Leave out --allowed_lateness."
+            )
+
+    def get_changelog(self) -> KafkaChangelog | None:
+        """Return the changelog topic; see `Source.get_changelog`."""
+        return self._changelog
+
+    @cached_property
+    def _changelog(self) -> KafkaChangelog | None:
+        if self.changelog_topic is None:
+            return None
+        inputs = self.describe_input()
+        features = blake2b(repr(inputs.features).encode(), digest_size=4).hexdigest()
+        config = f"{inputs.log_format}, users by {inputs.user_column}, features {features}"
+        log = ClientLogger(logger)
+        return KafkaChangelog(
+            self.changelog_topic, self.make_client_settings(), self.group_id, config, log
+        )
 
     def is_unbounded(self) -> bool:
         """Topics have no end; with --until_end and --stop_after, the run reads a part of them."""
@@ -1100,14 +1191,25 @@ class FromKafka(Source):
             with SpillDir() as spill_dir:
                 run, partitions = self._start_run(training_input, metrics, spill_dir)
                 yield MicroBatch(partitions)
-                reader = _MessageReader(metrics, run, self._make_decoder(), dead_letters)
+                reader = _MessageReader(
+                    metrics,
+                    run,
+                    self._make_decoder(),
+                    dead_letters,
+                    self.changelog_topic is not None,
+                )
                 consumer.subscribe()
                 for batch in consumer.receive():
+                    if consumer.revoked:
+                        yield MicroBatch(offsets=consumer.take_revoked())
                     partitions = reader.read(batch) if batch else ()
                     while dead_letters is not None and not dead_letters.is_done():
                         yield MicroBatch()
                     yield MicroBatch(
-                        partitions, consumer.make_offsets(batch), consumer.make_acknowledge(batch)
+                        partitions,
+                        consumer.make_offsets(batch),
+                        consumer.make_acknowledge(batch),
+                        consumer.take_restored(),
                     )
         finally:
             consumer.close()
@@ -1139,6 +1241,8 @@ class FromKafka(Source):
             # While sinks do not take rows, nothing is read for a while.
             "max.poll.interval.ms": 600_000,
             "partition.assignment.strategy": "cooperative-sticky",
+            # Brokers may send more than was asked for, such as a message of any size.
+            "receive.message.max.bytes": 2_000_000_000,
             **self.make_client_settings(),
             "group.id": self.group_id,
             **({"group.instance.id": self.instance_id} if self.instance_id else {}),

@@ -1,0 +1,333 @@
+"""A changelog topic: what moves the states of users to another process, with their partition.
+
+`KafkaChangelog` has one partition for each partition of the input. A transaction writes the states
+that have changed, and how far the input was read with them. It follows the rows: they are with the
+sinks before. So a process that takes over a partition reads its states, goes on at that offset, and
+repeats at most rows that have the same ids. `StateGroup` collects what the next transaction writes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from morpheus.core.batch import Batch, Partition, RunMetrics
+from morpheus.core.state import StateKey
+from morpheus.errors import TransientError, UsageError
+from morpheus.text import NOTICE
+
+if TYPE_CHECKING:
+    from confluent_kafka import KafkaException, Producer
+
+logger = logging.getLogger(__name__)
+
+_OFFSET_KEY = b'"offset"'
+"""Key of the record with the offset. Those of states are lists."""
+_SECONDS = 5.0  # for one answer of a broker, so that the run is not held up for longer
+_RESTORE_SECONDS = 60.0  # without any record, until a restore fails
+_MAX_STATE_BYTES = 1 << 26
+
+
+@dataclass(frozen=True)
+class PlacedPartition:
+    """Events of one partition of the source.
+
+    Attributes:
+        partition: The events.
+        place: Name of the partition of the source, as in `MicroBatch.offsets`.
+    """
+
+    partition: Partition
+    place: str
+
+    def user_names(self) -> list[str | None]:
+        """Return the users; see `Partition`."""
+        return self.partition.user_names()
+
+    def events(self, metrics: RunMetrics, state: Any = None) -> Iterator[Batch]:  # noqa: ANN401 - a `PartitionState`, of a higher layer
+        """Read the events; see `Partition`."""
+        return self.partition.events(metrics, state)
+
+
+@dataclass
+class StateGroup:
+    """What was saved since the last transaction.
+
+    Attributes:
+        states: Changed states.
+        places: Partition of the source of each user in them.
+        offsets: How far each partition was read with these states.
+        acknowledge: What to call when they are written.
+        newest: Last entry of the outbox that belongs to them, by place of the pipeline.
+    """
+
+    states: dict[StateKey, bytes] = field(default_factory=dict)
+    places: dict[str | None, str] = field(default_factory=dict)
+    offsets: dict[str, bytes] = field(default_factory=dict)
+    acknowledge: list[Callable[[], None]] = field(default_factory=list)
+    newest: dict[str, int] = field(default_factory=dict)
+
+    def save(self, states: Mapping[StateKey, bytes]) -> None:
+        """Add changed states. Those of all users together stay with the process."""
+        self.states.update((key, data) for key, data in states.items() if key.user in self.places)
+
+    def forget(self, place: str) -> list[str | None]:
+        """Drop what belongs to a partition of the source; return its users."""
+        users = [user for user, known in self.places.items() if known == place]
+        gone = set(users)
+        self.states = {key: data for key, data in self.states.items() if key.user not in gone}
+        self.places = {user: known for user, known in self.places.items() if known != place}
+        self.offsets.pop(place, None)
+        return users
+
+
+class Changelog(Protocol):
+    """Where states go so that another process can take them over."""
+
+    def write(self, group: StateGroup) -> bool:
+        """Write a group; return whether it is safe. If not, it is passed again."""
+
+
+class ChangedOwnerError(Exception):
+    """Another process has taken over a partition."""
+
+
+class KafkaChangelog:
+    """States in a compacted topic.
+
+    Args:
+        topic: The topic.
+        settings: Settings of the client.
+        owner: Name of the consumer group: the transactions of a partition are of one process of it.
+        config: What states depend on. A topic with states of others is rejected.
+        log: Gets the messages of the client.
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        settings: Mapping[str, Any],
+        owner: str,
+        config: str,
+        log: logging.LoggerAdapter[logging.Logger],
+    ) -> None:
+        self.topic, self._settings, self._owner = topic, settings, owner
+        self._config, self._log = config, log
+        self._producers: dict[str, tuple[Producer, int]] = {}
+
+    def create(self, partitions: int) -> None:
+        """Create the topic, unless it exists.
+
+        Raises:
+            UsageError: It has fewer partitions than the input, or cannot be created.
+        """
+        from confluent_kafka import KafkaException  # noqa: PLC0415 - an extra
+        from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # noqa: PLC0415 - an extra
+
+        admin = AdminClient(dict(self._settings), logger=self._log)
+        found = admin.list_topics(timeout=_SECONDS).topics.get(self.topic)
+        if found is not None:
+            if len(found.partitions) < partitions:
+                raise UsageError(
+                    f"--changelog_topic: `{self.topic}` has {len(found.partitions)} partitions, "
+                    f"and the input has {partitions}. Give a topic with as many, or one that does "
+                    "not exist."
+                )
+            return
+        config = {"cleanup.policy": "compact", "max.message.bytes": str(_MAX_STATE_BYTES)}
+        new = NewTopic(self.topic, partitions, config=config)
+        try:
+            admin.create_topics([new])[self.topic].result(_SECONDS)
+        except KafkaException as error:
+            raise UsageError(
+                f"--changelog_topic: `{self.topic}` cannot be created: {error.args[0].str()}. "
+                f"Create it with {partitions} partitions and `cleanup.policy=compact`."
+            ) from error
+
+    def open(self, place: str, partition: int) -> tuple[dict[StateKey, bytes], int | None]:
+        """Take over a partition: end the transactions of its last owner, and read its states.
+
+        Returns:
+            The states, and the offset of the input that belongs to them; None for an empty topic.
+
+        Raises:
+            UsageError: The states are of another pipeline.
+            TransientError: No broker answers.
+        """
+        from confluent_kafka import KafkaException, Producer  # noqa: PLC0415 - an extra
+
+        settings = {
+            **self._settings,
+            "transactional.id": f"{self._owner}-{self.topic}-{partition}",
+            "message.max.bytes": _MAX_STATE_BYTES,
+            "compression.type": "gzip",
+            "linger.ms": 50,
+        }
+        producer = Producer(settings, logger=self._log)
+        try:
+            producer.init_transactions(_RESTORE_SECONDS)
+        except KafkaException as error:
+            raise self._unavailable(error) from error
+        self._producers[place] = (producer, partition)
+        states, position = self._restore(partition)
+        if position is None:
+            return states, None
+        if position.config != self._config:
+            raise UsageError(
+                f"--changelog_topic: `{self.topic}` has states of another pipeline: "
+                f"{position.config}, not {self._config}. Use the same options, or another topic."
+            )
+        return states, position.offset
+
+    def close(self, place: str) -> None:
+        """Leave a partition to others."""
+        self._producers.pop(place, None)
+
+    def write(self, group: StateGroup) -> bool:
+        """Write a group, one transaction for each partition; see `Changelog`."""
+        by_place: dict[str, list[StateKey]] = {}
+        for key in group.states:
+            by_place.setdefault(group.places[key.user], []).append(key)
+        for place, data in list(group.offsets.items()):
+            if place not in self._producers or not data:
+                continue
+            try:
+                keys = by_place.get(place, [])
+                safe = self._write_place(place, int(data), {k: group.states[k] for k in keys})
+            except ChangedOwnerError:
+                logger.warning(
+                    "from-kafka: another process has taken over %s.", place, extra=NOTICE
+                )
+                self.close(place)
+                continue
+            if not safe:
+                return False
+            del group.offsets[place]
+        return True
+
+    def _write_place(self, place: str, offset: int, states: Mapping[StateKey, bytes]) -> bool:
+        from confluent_kafka import KafkaException  # noqa: PLC0415 - an extra
+
+        producer, partition = self._producers[place]
+        try:
+            producer.begin_transaction()
+            for key, data in states.items():
+                self._produce(producer, partition, msgspec.json.encode(key), data)
+            position = msgspec.json.encode(_Position(offset, self._config))
+            self._produce(producer, partition, _OFFSET_KEY, position)
+            _commit(producer)
+        except KafkaException as error:
+            return self._recover(producer, error)
+        return True
+
+    def _produce(self, producer: Producer, partition: int, key: bytes, data: bytes) -> None:
+        while True:
+            try:
+                producer.produce(self.topic, data, key=key, partition=partition)
+            except BufferError:
+                producer.poll(0.1)
+            else:
+                return
+
+    def _recover(self, producer: Producer, error: KafkaException) -> bool:
+        """Give up a transaction, so that it can be tried again.
+
+        Raises:
+            ChangedOwnerError: It cannot, because another process has taken over.
+        """
+        from confluent_kafka import KafkaException  # noqa: PLC0415 - an extra
+
+        reason = error.args[0]
+        if reason.code() == reason._FENCED or reason.fatal():  # noqa: SLF001 - the client's public name of the error
+            raise ChangedOwnerError from error
+        logger.warning(
+            "from-kafka: `%s` did not take states: %s. Trying again.",
+            *(self.topic, reason.str().rstrip(".")),
+            extra=NOTICE,
+        )
+        try:
+            producer.abort_transaction(_SECONDS)
+        except KafkaException as other:
+            if other.args[0].fatal():
+                raise ChangedOwnerError from other
+        return False
+
+    def _restore(self, partition: int) -> tuple[dict[StateKey, bytes], _Position | None]:
+        """Read the latest record of each key."""
+        from confluent_kafka import Consumer, TopicPartition  # noqa: PLC0415 - an extra
+
+        settings = {
+            **self._settings,
+            "group.id": f"{self._owner}-restore",
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+        }
+        consumer = Consumer(settings, logger=self._log)
+        states: dict[StateKey, bytes] = {}
+        position, heard = None, time.monotonic()
+        try:
+            consumer.assign([TopicPartition(self.topic, partition, 0)])
+            while True:
+                messages = consumer.consume(1000, 1.0)
+                heard = time.monotonic() if messages else heard
+                for message in messages:
+                    error, data = message.error(), message.value()
+                    if error is not None and error.code() == error._PARTITION_EOF:  # noqa: SLF001 - the client's public name of the error
+                        return states, position
+                    if error is None and message.key() == _OFFSET_KEY:
+                        position = msgspec.json.decode(data or b"", type=_Position)
+                    elif error is None:
+                        _apply(states, msgspec.json.decode(message.key() or b""), data)
+                if time.monotonic() - heard > _RESTORE_SECONDS:
+                    raise TransientError(
+                        f"--changelog_topic: no broker gives the states of `{self.topic}`. Start "
+                        "the run again when they answer."
+                    )
+        finally:
+            consumer.close()
+
+    def _unavailable(self, error: Exception) -> TransientError:
+        return TransientError(
+            f"--changelog_topic: the brokers cannot begin a transaction on `{self.topic}`: "
+            f"{error.args[0].str().rstrip('.')}. Start the run again when they answer."
+        )
+
+
+class _Position(msgspec.Struct):
+    """How far the input was read with the states.
+
+    Attributes:
+        offset: Offset of the next message of the input.
+        config: What the states depend on.
+    """
+
+    offset: int
+    config: str
+
+
+def _commit(producer: Producer) -> None:
+    """Commit a transaction. An error that passes is tried once more."""
+    from confluent_kafka import KafkaException  # noqa: PLC0415 - an extra
+
+    try:
+        producer.commit_transaction(_SECONDS)
+    except KafkaException as error:
+        if not error.args[0].retriable():
+            raise
+        producer.commit_transaction(_SECONDS)
+
+
+def _apply(states: dict[StateKey, bytes], key: Sequence[Any], data: bytes | None) -> None:
+    """Take over a record: a state, or that there is none any more."""
+    name = StateKey(*key)
+    if data is None:
+        states.pop(name, None)
+    else:
+        states[name] = data
