@@ -39,6 +39,8 @@ _ANCHOR_BYTES = 512
 _MAX_DELETED = 2000
 """Number of deleted files that are remembered, because they may come back compressed."""
 _OFFSET_PREFIX = "file"
+_MAX_FIRST_SCANS = 5
+"""Scans for which the first micro-batch waits at most, while new files appear."""
 _MAX_COPIED_BYTES = 1 << 26
 """Size up to which a whole file is copied when it is taken. A larger one is read in place."""
 _PARQUET_MAGIC = b"PAR1"
@@ -248,6 +250,7 @@ class DirectoryWatcher:
     copies: list[tuple[str, str]] = field(default_factory=list)
     copy_folder: Path | None = None
     _num_copies: int = 0
+    _has_new_file: bool = False
     _rewritten: set[FileId] = field(default_factory=set)
     _changed: set[FileId] = field(default_factory=set)
     _offsets: dict[str, bytes] = field(default_factory=dict)
@@ -295,6 +298,13 @@ class DirectoryWatcher:
         self._scan()
         self.sleep(self.poll_interval)
         ready, _ = self._scan()
+        for _ in range(_MAX_FIRST_SCANS):
+            if not self._has_new_file:
+                break
+            # It may be a compressed copy with lines that are earlier than others that are ready.
+            self.sleep(self.poll_interval)
+            more, _ = self._scan()
+            ready += more
         yield self._finish_batch(ready)
         while self.max_files is None or self.num_taken < self.max_files:
             yield from self._wait_for_micro_batch()
@@ -329,6 +339,7 @@ class DirectoryWatcher:
     def _scan(self) -> tuple[list[FilePart], bool]:
         """Take what is ready, and return whether anything has changed since the last scan."""
         ready, stamps, changed = [], dict[FileId, FileStamp](), False
+        self._has_new_file = False
         for path in self.list_files():
             try:
                 identity, stamp = _stat(path)
@@ -337,6 +348,7 @@ class DirectoryWatcher:
                 changed |= not is_stable
                 # A file that is new may be complete at the next scan, and is then read in place.
                 if identity not in self.last_stamps:
+                    self._has_new_file = True
                     self._rewritten.add(identity)  # if it is: a copy was here before this scan
                 else:
                     ready += self._take(path, identity, stamp, is_stable=is_stable)
