@@ -163,9 +163,8 @@ def broker(folder: Path) -> Iterator[tuple[str, int]]:
         wait_for_port(port)
         yield f"127.0.0.1:{port}", server.pid
     finally:
-        server.send_signal(signal.SIGCONT)
-        server.terminate()
-        server.wait(ANSWER_SECONDS)
+        server.kill()
+        server.wait()
 
 
 def wait_for_port(port: int) -> None:

@@ -370,7 +370,7 @@ class Trial:
         return judge.rows_by_id(kept)
 
 
-def train(folder: Path, events: Events) -> Path:
+def train(folder: Path, events: Events, command: str = TRAIN) -> Path:
     """Train fingerprints of all users, and return their folder.
 
     Raises:
@@ -387,7 +387,7 @@ def train(folder: Path, events: Events) -> Path:
         "output": str(folder / "trained.jsonl"),
     }
     done = subprocess.run(  # noqa: S603 - our own command
-        fill_command(TRAIN, values), capture_output=True, text=True, check=False
+        fill_command(command, values), capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise RuntimeError(f"training fails: {done.stderr[-2000:]}")

@@ -14,16 +14,16 @@ from soak.events import USER_COLUMN
 from soak.oracle import Tail
 from soak.product import Product, fill_command
 
-from stream.log import STRANGE_EVERY, Log, make_models
-from stream.rate import THRESHOLD, Memory
+from stream.log import STRANGE_EVERY, Log, make_models, write_columns
+from stream.rate import DAYS, THRESHOLD, Memory
 from stream.scale import Scale
 
 COMMAND = (
     f"morpheus run --num_threads=1 pipeline-ae --userid_column_name={USER_COLUMN} "
-    "--state={state} from-cloudtrail --input_glob={input}/*.jsonl --watch_directory=true "
+    "{columns} --state={state} from-cloudtrail --input_glob={input}/*.jsonl --watch_directory=true "
     "--batch_timeout=0.2 train-ae --pretrained_filename={models} "
-    "preprocess inf-pytorch add-scores --label=risk filter --threshold={threshold} serialize "
-    "to-file --filename={output} --overwrite"
+    "preprocess inf-pytorch add-scores --label=risk filter --label=risk --threshold={threshold} "
+    "serialize to-file --filename={output} --overwrite"
 )
 EVENTS_BEFORE, EVENTS_AFTER = 50, 10
 """Events of each active user, before and after the other users become known."""
@@ -40,10 +40,11 @@ def tables(scale: Scale) -> Iterator[Table]:
     models, state = make_models(folder, scale.active), folder / "state.db"
     output = folder / "alerts.jsonl"
     values = {"input": str(folder / "input"), "models": str(models), "state": str(state)}
+    values["columns"] = write_columns(folder)
     words = fill_command(COMMAND, values | {"output": str(output), "threshold": THRESHOLD})
     product = Product(words, folder, {}, folder / "logs")
     span = scale.active * (EVENTS_BEFORE + EVENTS_AFTER)
-    log = Log(scale.active, time.time() - 5 * 86_400 - 3600, 5 * 86_400 / span)
+    log = Log(scale.active, DAYS * 86_400 / span)
     try:
         end = scale.active * EVENTS_BEFORE
         few = process(product, log, folder, 0, end)
