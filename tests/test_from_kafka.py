@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from morpheus.columns import TIME
 from morpheus.core.batch import RunMetrics
 from morpheus.core.stage import PipelineOptions
 from morpheus.core.state import StateKey
-from morpheus.errors import RecordError, TransientError, UsageError
+from morpheus.errors import EXIT_INTERRUPTED, RecordError, TransientError, UsageError
 from morpheus.runtime.changelog import KafkaChangelog, StateGroup
 from morpheus.sources import from_kafka
 from morpheus.sources.from_kafka import FromKafka, MessageDecoder, read_settings_file
@@ -616,8 +617,8 @@ def test_a_changelog_of_another_pipeline_or_with_too_few_partitions_is_rejected(
 
 
 PIPELINE = shlex.split("""
-run --num_threads=1 pipeline-ae --state={state} --userid_column_name=userIdentityuserName
---columns_file={columns}
+--log_level=INFO run --num_threads=1 pipeline-ae --state={state}
+--userid_column_name=userIdentityuserName --columns_file={columns}
 from-kafka --bootstrap_servers={broker} --input_topic={topic} --group_id={topic}
 --log_format=cloudtrail --batch_messages=20 --batch_timeout=0 {more}
 train-ae --pretrained_filename={models} preprocess inf-pytorch
@@ -682,8 +683,8 @@ def rows_by_id(broker, topic):
     return found
 
 
-def finish(process, state):
-    assert process.wait(60) == 0, state.with_suffix(".log").read_text()
+def finish(process, state, code=0):
+    assert process.wait(60) == code, state.with_suffix(".log").read_text()
 
 
 def wait_for_rows(broker, topic, number, process):
@@ -694,23 +695,45 @@ def wait_for_rows(broker, topic, number, process):
         time.sleep(0.1)
 
 
-def test_a_process_that_takes_over_from_a_killed_one_has_the_states_of_its_users(
+def wait_for_log(state, text):
+    deadline = time.monotonic() + 60
+    while text not in state.with_suffix(".log").read_text():
+        assert time.monotonic() < deadline, state.with_suffix(".log").read_text()
+        time.sleep(0.1)
+
+
+def stop(process, state):
+    process.send_signal(signal.SIGTERM)
+    finish(process, state, EXIT_INTERRUPTED)
+
+
+def test_partitions_that_move_and_a_killed_process_do_not_change_the_rows(
     broker, topic, models, tmp_path
 ):
     create(broker, f"{topic}-rows", f"{topic}-2", f"{topic}-2-rows")
-    log = f"--changelog_topic={topic}-states --instance_id=one"
     send_users(broker, f"{topic}-2", range(200))
-    alone = start(broker, f"{topic}-2", models, tmp_path / "three.db", "--until_end")
-    first = start(broker, topic, models, tmp_path / "one.db", log)
-    send_users(broker, topic, range(120))
-    wait_for_rows(broker, topic, 200, first)
-    first.kill()
-    first.wait()
+    paths = {name: tmp_path / f"{name}.db" for name in ("alone", "one", "two", "again")}
+    alone = start(broker, f"{topic}-2", models, paths["alone"], "--until_end")
+    # The test broker does not always finish a cooperative rebalance.
+    log = f"--changelog_topic={topic}-states --kafka_option=partition.assignment.strategy=range"
+    one = start(broker, topic, models, paths["one"], log, "--instance_id=one")
+    send_users(broker, topic, range(60))
+    wait_for_rows(broker, topic, 120, one)
+    two = start(broker, topic, models, paths["two"], log, "--instance_id=two")
+    wait_for_log(paths["two"], f"users of {topic}/")  # it gets one of two partitions
+    send_users(broker, topic, range(60, 120))
+    wait_for_rows(broker, topic, 360, one)
+    one.kill()
+    one.wait()
+    # Another machine: it has no state file, and takes the place of the killed one in the group.
+    again = start(broker, topic, models, paths["again"], log, "--instance_id=one")
     send_users(broker, topic, range(120, 200))
-    # Another machine: it has no state file, and takes the place in the group.
-    second = start(broker, topic, models, tmp_path / "two.db", log, "--until_end")
-    finish(second, tmp_path / "two.db")
-    finish(alone, tmp_path / "three.db")
-    found = rows_by_id(broker, topic)
-    assert len(found) == 200 * len(USERS)
-    assert found == rows_by_id(broker, f"{topic}-2")
+    finish(alone, paths["alone"])
+    expected, deadline = rows_by_id(broker, f"{topic}-2"), time.monotonic() + 60
+    assert len(expected) == 200 * len(USERS)
+    while len(found := rows_by_id(broker, topic)) < len(expected):
+        assert time.monotonic() < deadline, paths["again"].with_suffix(".log").read_text()
+        time.sleep(0.2)
+    stop(again, paths["again"])
+    stop(two, paths["two"])
+    assert found == expected
