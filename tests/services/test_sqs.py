@@ -302,6 +302,37 @@ def test_an_object_that_cannot_be_read_is_tried_again_and_then_put_into_quaranti
     assert "truncated or damaged" in kept["reason"]
 
 
+def receive(queue: LogQueue, times: int) -> None:
+    """Receive all messages, as runs do that are killed."""
+    for _ in range(times):
+        queue.client.receive_message(QueueUrl=queue.url, MaxNumberOfMessages=10)
+        queue.show_all()
+
+
+def test_a_message_of_runs_that_were_killed_is_read_by_itself(
+    lake: Lake, queue: LogQueue, run: Run
+) -> None:
+    lake.put(f"{DAY}/old.json.gz", events(1))
+    receive(queue, 7)
+    lake.put_all({f"{DAY}/{n}.json.gz": events(n) for n in (2, 3)})
+    assert run.read(3, batch_timeout=0.5) == [1, 2, 3]
+    assert sorted(frame.height for frame in run.rows) == [1, 2]
+    assert run.kinds == {}
+    assert queue.messages == []
+
+
+def test_a_message_of_very_many_runs_that_were_killed_is_put_into_quarantine(
+    lake: Lake, queue: LogQueue, run: Run
+) -> None:
+    lake.put(f"{DAY}/a.json.gz", events(1))
+    receive(queue, 6)
+    done = lambda: run.kinds == {"quarantined message": 1}  # noqa: E731 - the condition
+    assert run.read_until(done, sqs_max_receives=2) == []
+    kept = json.loads(Path(run.options["sqs_quarantine"]).read_text())
+    assert kept["reason"] == "it was received 7 times, and each run was killed"
+    assert queue.messages == []
+
+
 def test_a_message_of_an_unknown_kind_is_put_into_quarantine_at_once(
     queue: LogQueue, run: Run
 ) -> None:

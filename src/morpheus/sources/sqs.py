@@ -513,6 +513,8 @@ class Receiver:
                 self.in_work.pop(message.id, None)
 
 
+_QUARANTINE_FACTOR = 3
+"""How many times `max_receives` a message is received before its objects are not read any more."""
 _SEGMENT = 1024
 """Number of objects that are saved together."""
 _MAX_SEGMENTS = 128
@@ -631,6 +633,9 @@ class SqsFeed:
     read is left in the queue, until it was received `max_receives` times. Then it is written to
     the quarantine; a queue with a dead-letter queue of its own moves it there itself.
 
+    A message that was received more often is no reason to skip an object: each run that is killed
+    counts, too. But it may be what kills the run. So its objects are read by themselves.
+
     Attributes:
         files: Chooses the objects.
         queue: The queue.
@@ -654,6 +659,7 @@ class SqsFeed:
     _metrics: RunMetrics = field(default_factory=RunMetrics)
     _work: list[_Work] = field(default_factory=list)
     _finished: list[Message] = field(default_factory=list)
+    _isolated: deque[Message] = field(default_factory=deque)
     _redrives: bool = False
 
     def __post_init__(self) -> None:
@@ -673,14 +679,10 @@ class SqsFeed:
     def groups(self) -> Iterator[ObjectGroup | None]:
         """Yield what arrives in `timeout` seconds, or earlier if it is much; None meanwhile."""
         while True:
-            first: float | None = None
-            while not self._is_complete(first):
-                message = self.receiver.get(TICK_SECONDS)
-                if message is None:
-                    yield None
-                    continue
-                self._take(message)
-                first = self.clock() if first is None else first
+            if self._isolated:
+                self._take(self._isolated.popleft())
+            else:
+                yield from self._gather()
             paths = {path: path for work in self._work for path in work.paths}
             other_keys = [work.notice.other_keys for work in self._work]
             every = {key: other for each in other_keys for key, other in each.items()}
@@ -690,6 +692,20 @@ class SqsFeed:
                 sum(len(work.paths) for work in self._work) - len(paths),
             )
             yield ObjectGroup(list(paths.values()), every)
+
+    def _gather(self) -> Iterator[None]:
+        """Take messages until the group is complete; yield about once a second."""
+        first: float | None = None
+        while not self._is_complete(first):
+            message = self.receiver.get(TICK_SECONDS)
+            if message is None:
+                yield
+                continue
+            first = self.clock() if first is None else first
+            if message.receives > self.max_receives and not self._redrives:
+                self._isolated.append(message)
+            else:
+                self._take(message)
 
     def is_known(self, path: ObjectPath) -> bool:
         """Return whether an object was read before, whatever announced it."""
@@ -711,7 +727,7 @@ class SqsFeed:
 
     def close(self) -> None:
         """Stop to receive. Messages that were not read are shown to others at once."""
-        self.receiver.stop([work.message for work in self._work])
+        self.receiver.stop([*(work.message for work in self._work), *self._isolated])
 
     def _is_complete(self, first: float | None) -> bool:
         if first is None:
@@ -719,7 +735,8 @@ class SqsFeed:
         paths = [path for work in self._work for path in work.paths]
         if len(paths) >= self.max_objects or sum(path.size for path in paths) >= MAX_BYTES:
             return True
-        return len(self._finished) >= MAX_OBJECTS or self.clock() - first >= self.timeout
+        messages = len(self._work) + len(self._finished) + len(self._isolated)
+        return messages >= MAX_OBJECTS or self.clock() - first >= self.timeout
 
     def _take(self, message: Message) -> None:
         """Add a message to the group."""
@@ -734,9 +751,9 @@ class SqsFeed:
             return
         for kind, number in notice.others.items():
             leave_out(stats, kind, number)
-        if message.receives > self.max_receives and notice.created and not self._redrives:
+        if message.receives > _QUARANTINE_FACTOR * self.max_receives and not self._redrives:
             self._return_or_quarantine(
-                message, f"it was received {message.receives} times, without success"
+                message, f"it was received {message.receives} times, and each run was killed"
             )
             self._finished.append(message)
             return
