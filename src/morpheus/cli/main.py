@@ -133,6 +133,10 @@ COMMANDS = {
         "morpheus.cli.commands:report",
         "Write a report page from the output files of earlier runs.",
     ),
+    "retrain": LazyCommand(
+        "morpheus.cli.retrain:retrain",
+        "Train again on recent logs, without learning what an intruder did.",
+    ),
     "serve": LazyCommand(
         "morpheus.cli.commands:serve",
         "Serve a live report page for a folder that a run writes to.",

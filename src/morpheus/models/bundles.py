@@ -850,7 +850,7 @@ def score_users(
     bounds = np.append(0, heights.cumsum()).tolist()
     records, groups = dict[int, DayRecord](), dict[tuple[str, ...], list[int]]()
     for i, (user, (start, end)) in enumerate(zip(users, pairwise(bounds), strict=True)):
-        user.usage.start_history(user.parts.usage.identity)
+        user.usage.start_history(user.parts.scorer.identity)
         if _has_one_day(user.usage, days[start:end]):
             groups.setdefault(names[i], []).append(i)
         else:

@@ -329,11 +329,21 @@ class DailyScorer:
         usage: The user's history.
         usual: Usual conditional surprise of each column.
         maxima: Highest risk of each calibration day, ascending, (days,).
+        learns: Whether later days become usual.
     """
 
     usage: Usage
     usual: BaselineStats
     maxima: FloatArray
+    learns: bool = True
+
+    @property
+    def identity(self) -> int:
+        """Identity of the history; another one if nothing is learned on top of it.
+
+        So a user who is frozen forgets what the state has learned.
+        """
+        return self.usage.identity if self.learns else ~self.usage.identity
 
     def score(
         self, values: EventValues, state: UsageState, *, attribute: bool = False
@@ -345,7 +355,7 @@ class DailyScorer:
             state: What is remembered; updated.
             attribute: Divide what earlier events add among the columns.
         """
-        state.start_history(self.usage.identity)
+        state.start_history(self.identity)
         days = np.maximum.accumulate(np.maximum(values.days, state.day))
         by_history, parts = self._compare_with_history(values), []
         for rows in self._split_days(days):
@@ -528,6 +538,8 @@ class _Window:
         steps = np.floor(WEIGHT_STEPS * np.minimum(pvalues / FULL_WEIGHT_PVALUE, 1))
         steps = np.floor(steps * (1 - self.carryover[1:] / MEMORY_LIMIT))
         self.weights = np.maximum(steps, 1) / WEIGHT_STEPS
+        if not self.scorer.learns:
+            self.weights[:] = 0
         self.weights[-1] = 0
 
     def _find_carryover(self, steps: FloatArray) -> None:

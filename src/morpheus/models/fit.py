@@ -83,6 +83,8 @@ class UserHistory:
         times: Time of each event.
         training_data_scope: Whose history this is.
         borrowed_events: Number of events of other users; they come first, user after user.
+        learned: Which events are learned, (events,); the others only calibrate, so that what is
+            not learned of usual behaviour does not seem more unusual than it is. None for all.
     """
 
     user: str
@@ -90,6 +92,7 @@ class UserHistory:
     times: pl.Series
     training_data_scope: str = SCOPE_OWN
     borrowed_events: int = 0
+    learned: NDArray[np.bool_] | None = None
 
     def make_card(
         self, distinct: int, epochs: int, seed: int, columns: Sequence[str] = ()
@@ -218,13 +221,17 @@ class TrainValidationSplit:
             population: Sample of all users; None for no comparison.
             timezone: Time zone of days.
         """
-        events = history.events
+        events, learned = history.events, history.learned
         n_validation = max(1, int(events.height * VALIDATION_FRACTION))
         early, late = events.head(max(1, events.height - n_validation)), events.tail(n_validation)
-        train_encoder, encoder = (encode(part) for part in (early, events))
+        known = events
+        if learned is not None:
+            early, known = early.filter(learned[: early.height]), events.filter(learned)
+        train_encoder, encoder = (encode(part) for part in (early, known))
         dictionary = DictionaryEncoder(events, encoder.names)
         start = events.height - late.height
-        train_rows = train_encoder.encode(early, EncodedSlice(early, dictionary))
+        early_slice = EncodedSlice(early, dictionary) if learned is None else None
+        train_rows = train_encoder.encode(early, early_slice)
         validation_rows = train_encoder.encode(late, EncodedSlice(late, dictionary, start))
         rows = encoder.encode(events, EncodedSlice(events, dictionary))
         sample = population or Population.from_single_user(history.user, events, history.times)
@@ -238,7 +245,8 @@ class TrainValidationSplit:
 
     def make_final_job(self, epochs: int) -> TrainJob:
         """Return the training on the whole history."""
-        return TrainJob(self.rows, make_network_config(self.encoder), epochs, self._user_seed)
+        rows = self.learned_rows
+        return TrainJob(rows, make_network_config(self.encoder), epochs, self._user_seed)
 
     def build_fingerprint(self, validated: TrainResult, final: TrainResult) -> Fingerprint:
         """Build the fingerprint.
@@ -275,14 +283,26 @@ class TrainValidationSplit:
         population, user = self.population, self.history.user
         others = [population.others(each.name, _vocabulary(each), user) for each in columns]
         novelty = np.array([population.novelty(name) for name in names])
+        codes, sessions = self.rows.codes[self.rows.inverse[:events]], self.sessions[:events]
+        if self.history.learned is not None:
+            learned = self.history.learned[:events]
+            codes, sessions = codes[learned], number_sessions(sessions[learned].astype(np.int64))
         return Usage.fit(
-            self.rows.codes[self.rows.inverse[:events]],
-            self.sessions[:events],
+            codes,
+            sessions,
             sizes=[column.n_codes for column in columns],
             others=np.concatenate(others),
             novelty_prior=np.where(np.isnan(novelty), self.oov_rates, novelty),
-            leads=find_redundant_columns(self.encoder, self.rows),
+            leads=find_redundant_columns(self.encoder, self.learned_rows),
         )
+
+    @cached_property
+    def learned_rows(self) -> EncodedRows:
+        """The events that are learned, encoded by `encoder`."""
+        learned = self.history.learned
+        if learned is None:
+            return self.rows
+        return self.encoder.encode(self.history.events.filter(learned))
 
     @cached_property
     def oov_rates(self) -> NDArray[np.float32]:
@@ -504,7 +524,10 @@ class TrainingDataBackoff:
     def _fill(self, history: UserHistory, borrowed: NDArray[np.intp], scope: str) -> UserHistory:
         events = pl.concat([self.population.events[borrowed], history.events], how="diagonal")
         times = pl.concat([self.population.times[borrowed], history.times])
-        return UserHistory(history.user, events, times, scope, len(borrowed))
+        learned = history.learned
+        if learned is not None:
+            learned = np.append(np.ones(len(borrowed), dtype=np.bool_), learned)
+        return UserHistory(history.user, events, times, scope, len(borrowed), learned)
 
     def _similarity(self, history: UserHistory) -> NDArray[np.float64]:
         """Return the similarity of the user of each sample event to a user, (S,).

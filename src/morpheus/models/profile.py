@@ -60,6 +60,10 @@ class ModelCard(msgspec.Struct, frozen=True):
         summary: Summary for reports; None for the reference network.
         filled_columns: Columns that had a value in nearly all training events; see
             `find_filled_columns`.
+        frozen_since: First day of a sustained rise of the scores, for which nothing is learned
+            until a person decides, ISO 8601; empty for none.
+        accepted_until: Time up to which a person has accepted the behaviour, ISO 8601; empty if
+            no person has.
         version: Number of the version of the model store that published it; 0 before that.
     """
 
@@ -77,6 +81,8 @@ class ModelCard(msgspec.Struct, frozen=True):
     summary: ModelSummary | None = msgspec.field(default=None, name="portrait")
     filled_columns: tuple[str, ...] = msgspec.field(default=(), name="filled")
     version: int = 0
+    frozen_since: str = ""
+    accepted_until: str = ""
 
     def __post_init__(self) -> None:
         """Reject text that is not a time: a damaged index would fail much later."""
@@ -319,7 +325,10 @@ class Fingerprint:
         """
         if self.usage is None or self.usual is None or not isinstance(self.net, Autoencoder):
             raise ValueError("a reference network has no risks")
-        return ScoringParts(self.net.for_scoring(), self.usage, self.usual, self.calibration)
+        learns = not self.card.frozen_since
+        return ScoringParts(
+            self.net.for_scoring(), self.usage, self.usual, self.calibration, learns=learns
+        )
 
     def column_risks(self, rows: EncodedRows) -> NDArray[np.float64]:
         """Return the risk that each column adds to each distinct row, (D, C).
@@ -341,18 +350,20 @@ class ScoringParts:
         usage: On which days the user had which values.
         usual: Usual conditional surprise of each column.
         calibration: Usual risks.
+        learns: Whether later days become usual; not for a frozen user.
     """
 
     net: Autoencoder
     usage: Usage
     usual: BaselineStats
     calibration: CalibrationSet
+    learns: bool = True
 
     @cached_property
     def scorer(self) -> DailyScorer:
         """Scores events by the days before them."""
         maxima = self.calibration.day_maxima.astype(np.float64)
-        return DailyScorer(self.usage, self.usual, maxima)
+        return DailyScorer(self.usage, self.usual, maxima, learns=self.learns)
 
     def read_values(
         self,

@@ -101,6 +101,7 @@ def run_replay(
     suppressions: Suppressions | None = None,
     on_step: Callable[[Step], None] | None = None,
     columns: Sequence[str] = (),
+    source_values: Mapping[str, Any] | None = None,
 ) -> tuple[list[Batch], RunMetrics]:
     """Inject techniques into the log of each user, and score the events.
 
@@ -109,6 +110,7 @@ def run_replay(
         suppressions: Suppressions to use instead of those in the options.
         on_step: Called with each step; see `Pipeline.run`.
         columns: Columns of the log that scored events have, as text.
+        source_values: Further options of the source, such as the time range.
 
     Returns:
         For each user its scored events, as `ReplayScorer` outputs them, or the reason why there are
@@ -134,7 +136,9 @@ def run_replay(
         suppressions=suppressions or Suppressions.read(*config.suppressions),
         columns=tuple(columns),
     )
-    source = FromCloudtrail(input_glob=config.input_glob, bad_record=config.bad_record)
+    source = FromCloudtrail(
+        input_glob=config.input_glob, bad_record=config.bad_record, **(source_values or {})
+    )
     sink = CollectSink()
     split = [TimeSplit()] if splits_input else []
     stages: Sequence[Stage] = [source, *split, scorer, sink]

@@ -1,0 +1,430 @@
+"""Guarded retraining: what it learns, whom it freezes, and when the candidate is promoted."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import polars as pl
+import pytest
+from click.testing import CliRunner
+
+from morpheus.cli.main import morpheus
+from morpheus.cli.retrain import RetrainOptions, retrain_models
+from morpheus.errors import UsageError
+from morpheus.models.daily_usage import UsageState
+from morpheus.models.drift import Selection, select_learnable
+from morpheus.models.fit import UserHistory, fit_fingerprints
+from morpheus.models.population import Population
+from morpheus.models.retraining import (
+    Comparison,
+    Guard,
+    UserEvents,
+    UserReview,
+    freeze,
+    score_by_history,
+    score_daily,
+    update,
+)
+from morpheus.models.versions import CHAMPION, VersionedStore
+
+START = datetime(2026, 1, 5, tzinfo=UTC)
+HISTORY, DAYS = 30, 80
+HABITS = {
+    "ann": ("s3", "GetObject PutObject ListObjects", "aws-cli/2.1", "198.51.100.7"),
+    "bob": ("ec2", "DescribeInstances RunInstances StopInstances", "Boto3/1.3", "198.51.100.9"),
+    "cid": ("iam", "ListUsers GetUser ListRoles", "console.amazonaws.com", "203.0.113.4"),
+    "dan": ("lambda", "Invoke ListFunctions GetFunction", "Terraform/1.9", "203.0.113.8"),
+}
+POISONED = "dan"
+
+
+def draw(habit: str, randomness: random.Random) -> dict[str, str]:
+    """Draw an event of a user."""
+    service, actions, agent, address = HABITS[habit]
+    return {
+        "eventSource": f"{service}.amazonaws.com",
+        "eventName": randomness.choice(actions.split()),
+        "userAgent": agent,
+        "sourceIPAddress": address,
+        "awsRegion": randomness.choice(["eu-central-1", "eu-west-1"]),
+    }
+
+
+def record(user: str, event: dict[str, str], time: datetime, number: int) -> dict[str, object]:
+    """Return a CloudTrail record."""
+    return {
+        "eventVersion": "1.08",
+        "eventTime": time.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "eventID": f"{user}-{number}",
+        "eventType": "AwsApiCall",
+        "userIdentity": {
+            "type": "IAMUser",
+            "userName": user,
+            "arn": f"arn:aws:iam::123456789012:user/{user}",
+            "accountId": "123456789012",
+        },
+        **event,
+    }
+
+
+def write_logs(folder: Path, poisoned: str = "") -> None:
+    """Write a file for each day; the poisoned user turns into `ann` from the end of history on."""
+    randomness = random.Random(3)  # noqa: S311 - made-up logs, not secrets
+    folder.mkdir()
+    for day in range(DAYS):
+        records = []
+        for user in HABITS:
+            share = (day - HISTORY - 15) / 30 if user == poisoned else 0
+            for number in range(12):
+                whose = "ann" if randomness.random() < share else user
+                time = START + timedelta(days=day, hours=8, minutes=10 * number)
+                records.append(record(user, draw(whose, randomness), time, 100 * day + number))
+        (folder / f"{day:02}.json").write_text(json.dumps({"Records": records}))
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Logs in which `POISONED` slowly turns into another user, and the first fingerprints."""
+    folder = tmp_path_factory.mktemp("retraining")
+    write_logs(folder / "logs", POISONED)
+    training = [folder / "logs" / f"{day:02}.json" for day in range(HISTORY)]
+    globs = [f"--train_data_glob={file}" for file in training]
+    done = call(
+        *("run", "--num_threads=1", "pipeline-ae", "--userid_column_name=userIdentityuserName"),
+        *("from-cloudtrail", f"--input_glob={training[0]}"),
+        *("train-ae", *globs, f"--models_output_filename={folder / 'first'}"),
+        *("preprocess", "inf-pytorch", "add-scores", "serialize"),
+        *("to-file", f"--filename={folder / 'scores.csv'}"),
+    )
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+@pytest.fixture
+def models(logs: Path, tmp_path: Path) -> str:
+    """A copy of the first fingerprints."""
+    from morpheus.models.store import ModelStore  # noqa: PLC0415 - as `train-ae` writes it
+
+    try:
+        ModelStore.open(str(logs / "first")).copy(str(tmp_path / "models"))
+    except Exception:  # noqa: BLE001 - a store with versions
+        VersionedStore.open(str(logs / "first")).export(str(tmp_path / "models"))
+    return str(tmp_path / "models")
+
+
+def call(*words: str) -> object:
+    """Call the command."""
+    return CliRunner().invoke(morpheus, ["--no-progress", *words])
+
+
+def retrain(models: str, logs: Path, *words: str) -> object:
+    """Call `morpheus retrain` with one thread and without replayed attacks."""
+    fixed = ("--num_threads=1", "--replay_users=0")
+    return call("retrain", models, str(logs / "logs"), *fixed, *words)
+
+
+def decisions(done: object) -> dict[str, dict[str, object]]:
+    """Return the decision about each user in JSON output."""
+    return {each["user"]: each for each in json.loads(done.stdout)["users"]}
+
+
+# The guard.
+
+
+def events_of(habits: list[tuple[str, int]], user: str = "dan") -> UserEvents:
+    """Return events of one user: of each habit for some days, 12 events each."""
+    randomness = random.Random(5)  # noqa: S311 - made-up logs, not secrets
+    rows, day = [], 0
+    for habit, days in habits:
+        for _ in range(days):
+            for number in range(12):
+                time = START + timedelta(days=day, hours=8, minutes=10 * number)
+                rows.append({"time": time, **draw(habit, randomness)})
+            day += 1
+    table = pl.DataFrame(rows)
+    return UserEvents(user, table.drop("time"), table["time"])
+
+
+@pytest.fixture(scope="module")
+def population() -> Population:
+    parts = [events_of([(user, 10)], user) for user in HABITS]
+    users = pl.Series([part.user for part in parts for _ in range(len(part))])
+    times = pl.concat([part.times for part in parts])
+    return Population(users, times, pl.concat([part.events for part in parts]))
+
+
+def fit(given: UserEvents, population: Population, learned: np.ndarray | None = None):
+    history = UserHistory(given.user, given.events, given.times, learned=learned)
+    return fit_fingerprints([history], given.events.columns, population=population)[0]
+
+
+def later(given: UserEvents, days: int) -> UserEvents:
+    return replace(given, times=given.times.dt.offset_by(f"{days}d"))
+
+
+def review(given: UserEvents, anchor, guard: Guard | None = None, **masks: np.ndarray):
+    none = np.zeros(len(given), dtype=np.bool_)
+    suspicious, accepted = masks.get("suspicious", none), masks.get("accepted", none)
+    return UserReview(given, anchor, anchor, guard or Guard(), suspicious, accepted)
+
+
+def test_what_is_not_learned_is_new_afterwards_and_yet_calibrates(population):
+    given = events_of([("dan", 30)])
+    odd = np.arange(len(given)) % 12 == 0
+    agents = pl.when(pl.Series(odd)).then(pl.lit("curl/8")).otherwise(pl.col("userAgent"))
+    given = replace(given, events=given.events.with_columns(agents.alias("userAgent")))
+    all_of_it = fit(given, population)
+    without = fit(given, population, ~odd)
+    nothing = fit(given.take(~odd), population)
+    risks = [score_by_history(each, given)[odd].mean() for each in (all_of_it, without)]
+    assert risks[1] > risks[0] + 20
+    # The calibration knows that such days are usual, so they are no alerts.
+    assert without.calibration.day_maxima.min() > nothing.calibration.day_maxima.max()
+    flagged = [score_daily(each, later(given, 30)).day_pvalue.min() for each in (without, nothing)]
+    assert flagged[0] > flagged[1]
+
+
+def test_a_frozen_user_does_not_get_used_to_anything(population):
+    anchor = fit(events_of([("dan", 30)]), population)
+    frozen = freeze(anchor, date(2026, 2, 10))
+    foreign = later(events_of([("ann", 20)]), 30)
+    risks = {}
+    for name, each in {"usual": anchor, "frozen": frozen}.items():
+        scored = score_daily(each, foreign, UsageState()).risk
+        risks[name] = [scored[:12].mean(), scored[-12:].mean()]
+    assert risks["usual"][1] < risks["usual"][0] - 20
+    assert risks["frozen"][1] > risks["usual"][1] + 20
+
+
+def test_freezing_forgets_what_the_state_has_learned(population):
+    anchor = fit(events_of([("dan", 30)]), population)
+    state = UsageState()
+    score_daily(anchor, later(events_of([("ann", 20)]), 30), state)
+    day = later(events_of([("ann", 1)]), 51)
+    used_to = score_daily(anchor, day, state).risk.mean()
+    afterwards = score_daily(freeze(anchor, date(2026, 2, 10)), day, state).risk.mean()
+    assert afterwards > used_to + 20
+
+
+def test_usual_days_are_no_rise_and_a_slow_change_is_one_with_its_cause(population):
+    anchor = fit(events_of([("dan", 30)]), population)
+    usual = review(later(events_of([("dan", 40)]), 30), anchor)
+    assert usual.rise is None
+    assert not usual.has_drifted
+    changed = review(later(events_of([("dan", 20), ("ann", 20)]), 30), anchor)
+    rise = changed.rise
+    assert rise is not None
+    assert changed.has_drifted
+    assert abs((rise.since - (START + timedelta(days=50)).date()).days) <= 2
+    assert rise.risen > rise.usual
+    values = {cause.column: cause.value for cause in rise.causes}
+    assert set(values) <= set(changed.given.events.columns)
+    assert values.get("userAgent", "aws-cli/2.1") == "aws-cli/2.1"
+    assert changed.score_shift.is_large
+    assert changed.column_shifts["userAgent"].is_large
+
+
+def test_what_is_unusual_for_the_anchor_alone_is_not_learned(population):
+    anchor = fit(events_of([("dan", 30)]), population)
+    champion = fit(events_of([("dan", 15), ("ann", 15)]), population)
+    given = later(events_of([("dan", 10), ("ann", 10)]), 30)
+    none = np.zeros(len(given), dtype=np.bool_)
+    foreign = np.arange(len(given)) >= 120
+    learned = [
+        UserReview(given, champion, anchor, Guard(anchor=use, trim=0.5), none, none)
+        .selection.learned[foreign]
+        .mean()
+        for use in (True, False)
+    ]
+    assert learned[0] < 0.1
+    assert learned[1] > 0.3
+
+
+def test_accepted_days_are_no_rise_and_are_learned(population):
+    anchor = fit(events_of([("dan", 30)]), population)
+    given = later(events_of([("dan", 20), ("ann", 20)]), 30)
+    accepted = review(given, anchor, accepted=np.ones(len(given), dtype=np.bool_))
+    assert accepted.rise is None
+    assert accepted.selection.learned.all()
+
+
+def test_an_update_keeps_the_network_and_learns_what_the_guard_lets_through(population):
+    champion = fit(events_of([("dan", 30)]), population)
+    given = later(events_of([("dan", 30)]), 30)
+    suspicious = np.arange(len(given)) >= 240
+    chosen = review(given, champion, suspicious=suspicious).selection
+    renewed = update(champion, given, chosen)
+    assert np.array_equal(renewed.net.weights, champion.net.weights)
+    assert renewed.usage.events == chosen.learned.sum()
+    assert not chosen.learned[suspicious].any()
+    assert len(renewed.calibration.day_maxima) > len(champion.calibration.day_maxima)
+    nothing = Selection(*(np.ones(len(given), dtype=np.bool_) for _ in range(3)))
+    with pytest.raises(ValueError, match="no event may be learned"):
+        update(champion, given, nothing)
+
+
+def test_a_comparison_adds_up_users():
+    one, two = Comparison(7, 1, 0, 20, 18, 19), Comparison(6, 0, 1, 20, 20, 12)
+    assert one.add(two) == Comparison(13, 1, 1, 40, 38, 31)
+    assert two.loses_recall
+    assert not one.loses_recall
+
+
+def test_the_threshold_leaves_out_events_and_the_trim_only_calibrates():
+    pvalues = np.array([0.02, 0.5, 0.5, 0.5])
+    chosen = select_learnable(
+        pvalues, np.array([9.0, 1, 2, 3]), np.zeros(4, dtype=np.bool_), share=0.4
+    )
+    assert chosen.usable.tolist() == [False, True, True, True]
+    assert chosen.learned.tolist() == [False, True, True, False]
+
+
+# The command.
+
+
+def test_a_poisoned_user_is_frozen_and_the_others_are_promoted(models, logs):
+    done = retrain(models, logs, "--json")
+    assert done.exit_code == 0, done.output
+    found = decisions(done)
+    assert {user: each["decision"] for user, each in found.items()} == {
+        "ann": "retrained",
+        "bob": "retrained",
+        "cid": "retrained",
+        POISONED: "frozen",
+    }
+    assert found[POISONED]["since"] > "2026-02-10"
+    assert found[POISONED]["causes"]
+    store = VersionedStore.open(models)
+    assert store.resolve(CHAMPION) == json.loads(done.stdout)["candidate"] == 2
+    version = store.open_version(CHAMPION)
+    assert version.cards[POISONED].frozen_since == found[POISONED]["since"]
+    assert version.cards[POISONED].last < "2026-02-05"
+    assert version.cards["bob"].last > "2026-03-01"
+    assert store.resolve("anchor") == 1
+
+
+def test_a_frozen_user_stays_frozen_until_a_person_accepts(models, logs):
+    assert retrain(models, logs).exit_code == 0
+    again = retrain(models, logs, "--json")
+    assert decisions(again)[POISONED]["decision"] == "frozen"
+    listed = retrain(models, logs)
+    assert f"Decide about {POISONED}" in listed.output
+    assert f"--accept={POISONED}" in listed.output
+    accepted = decisions(retrain(models, logs, "--json", f"--accept={POISONED}"))[POISONED]
+    assert accepted["decision"] == "retrained"
+    assert accepted["reason"] == "accepted"
+
+
+def test_an_accepted_user_has_the_version_with_it_as_the_anchor(models, logs):
+    options = RetrainOptions(accept=(POISONED,), replay_users=0, num_threads=1, max_recall_loss=1.0)
+    first = retrain_models(models, [str(logs / "logs")], options)
+    assert first.promoted
+    then = replace(options, accept=(), until="2026-03-27")
+    second = retrain_models(models, [str(logs / "logs")], then)
+    found = {each.user: each for each in second.users}
+    assert found[POISONED].decision != "frozen"
+    assert found[POISONED].anchor == first.candidate
+    assert found["ann"].anchor == 1
+
+
+def test_a_candidate_that_finds_less_is_published_but_not_promoted(models, logs):
+    # Dan's fingerprint would be used to what Ann does.
+    done = retrain(models, logs, f"--accept={POISONED}", "--max_recall_loss=0")
+    store = VersionedStore.open(models)
+    assert done.exit_code == 1, done.output
+    assert "version 1 stays the champion: recall of other users' days" in done.output
+    assert (store.resolve(CHAMPION), store.resolve("candidate")) == (1, 2)
+
+
+def test_promote_never_leaves_it_to_a_person(models, logs):
+    done = retrain(models, logs, "--promote=never")
+    assert done.exit_code == 0
+    assert "`morpheus models promote` makes it the champion" in done.output
+    assert VersionedStore.open(models).resolve(CHAMPION) == 1
+
+
+def test_without_drift_nothing_is_trained(models, logs):
+    done = retrain(models, logs, "--when=drift", "--until=2026-02-20", "--json")
+    assert done.exit_code == 0
+    assert {each["decision"] for each in decisions(done).values()} == {"kept"}
+    assert json.loads(done.stdout)["candidate"] is None
+    assert len(VersionedStore.open(models).versions()) == 1
+
+
+def test_an_update_is_published_under_the_same_guard(models, logs):
+    found = decisions(retrain(models, logs, "--update", "--json"))
+    assert found["ann"]["decision"] == "updated"
+    assert found[POISONED]["decision"] == "frozen"
+    store = VersionedStore.open(models)
+    networks = [store.load("ann", number).net.weights for number in (1, 2)]
+    assert np.array_equal(*networks)
+
+
+def test_open_incidents_are_not_learned_until_a_verdict_calls_them_harmless(models, logs, tmp_path):
+    day = "2026-02-20"
+    row = {"event_dt": f"{day}T09:00:00Z", "userIdentityuserName": "ann"}
+    alerts = tmp_path / "alerts.jsonl"
+    alerts.write_text(json.dumps({**row, "incident_id": "0123456789abcdef", "risk": 90.0}))
+    found = decisions(retrain(models, logs, "--json", "--promote=never", f"--alerts={alerts}"))
+    assert found["ann"]["suspicious"] == 12
+    assert found["bob"]["suspicious"] == 0
+    verdicts = tmp_path / "verdicts.json"
+    times = {"start": f"{day}T00:00:00Z", "end": f"{day}T23:59:59Z"}
+    verdict = {
+        "incident": "0123456789abcdef",
+        "user": "ann",
+        "verdict": "expected",
+        "events": 1,
+        **times,
+    }
+    about = {"format": "morpheus-verdicts", "version": 2, "made": "2026-03-01T00:00:00Z"}
+    for judged, expected in (("expected", 0), ("malicious", 12)):
+        verdict |= {"verdict": judged, "note": "", "columns": []}
+        verdicts.write_text(json.dumps({**about, "verdicts": [verdict]}))
+        words = (f"--alerts={alerts}", f"--verdicts={verdicts}", "--promote=never", "--json")
+        assert decisions(retrain(models, logs, *words))["ann"]["suspicious"] == expected
+
+
+def test_threads_do_not_affect_results(models, logs):
+    results = []
+    for threads in (1, 2):
+        options = RetrainOptions(replay_users=0, num_threads=threads, promote="never")
+        report = retrain_models(models, [str(logs / "logs")], options)
+        cards = [each.card for each in report.users]
+        results.append((report.users, [msgspec.json.encode(card) for card in cards]))
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--holdout=60d"], "leaves nothing of the window"),
+        (["--window=soon"], "is not a duration"),
+        (["--until=yesterday"], "--until: `yesterday` is not a time"),
+        (["--until=2019-01-01"], "no event with a user between"),
+        (["--accept=dam"], "has no fingerprint of `dam`. Did you mean `dan`?"),
+        (["--alerts=nowhere.jsonl"], "there is no file `nowhere.jsonl`"),
+        (["--promote=maybe"], "'maybe' is not one of"),
+    ],
+)
+def test_wrong_use_is_explained_and_changes_nothing(models, logs, words, message):
+    done = retrain(models, logs, *words)
+    assert done.exit_code == 2, done.output
+    assert message in " ".join(done.output.split())
+    assert [each.number for each in VersionedStore.open(models).versions()] == [1]
+
+
+def test_models_and_logs_must_fit(models, logs, tmp_path):
+    empty = call("retrain", str(tmp_path / "nothing"), str(logs / "logs"))
+    assert empty.exit_code == 2
+    assert "has no versions" in empty.output
+    features = tmp_path / "columns.txt"
+    features.write_text("eventName\n")
+    with pytest.raises(UsageError, match="columns"):
+        retrain_models(models, [str(logs / "logs")], RetrainOptions(columns_file=str(features)))
