@@ -33,6 +33,7 @@ TITLES = {
     "bursts": "Bursts: what `timeseries` finds",
     "reasons": "Explanations of detected incidents",
     "risk": "What each part of `risk` contributes",
+    "poison": "Slow poisoners: rules of retraining",
 }
 HEAD = """# Detection quality
 

@@ -10,7 +10,18 @@ from pathlib import Path
 
 from figures.table import Table
 
-from quality import alerts, benign, bursts, commits, fleet, lessons, protocol, reasons, scorers
+from quality import (
+    alerts,
+    benign,
+    bursts,
+    commits,
+    fleet,
+    lessons,
+    poison,
+    protocol,
+    reasons,
+    scorers,
+)
 from quality.comparison import Comparison
 from quality.judge import FIGURES, Verdict
 from quality.scorers import Floats
@@ -195,6 +206,13 @@ def of_risk(run: Run) -> Iterator[Table]:
     yield ablation.table({"companies": companies, "generated fleets": fleets})
 
 
+def of_poison(run: Run) -> Iterator[Table]:
+    """Slow poisoners, and rules of retraining. Rules were chosen on half A and other companies."""
+    pairs = 6 if run.quick else 104
+    seeds = fleet.PRINTED[: 1 if run.quick else 2]
+    yield from poison.tables(run.data, pairs, seeds, "B", run.threads)
+
+
 PARTS: Mapping[str, Callable[[Run], Iterator[Table]]] = {
     "commits": of_commits,
     "console": of_console,
@@ -206,4 +224,5 @@ PARTS: Mapping[str, Callable[[Run], Iterator[Table]]] = {
     "bursts": of_bursts,
     "reasons": of_reasons,
     "risk": of_risk,
+    "poison": of_poison,
 }
