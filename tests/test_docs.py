@@ -36,6 +36,7 @@ from morpheus.columns import (
     INDEX,
     LATE,
     RATE_PVALUE,
+    ROW_ID,
     TIME,
     TS_ANOMALY,
     ExplanationColumns,
@@ -281,7 +282,8 @@ def test_the_page_of_columns_lists_those_that_stages_add() -> None:
     text = (ROOT / "docs" / "reference" / "columns.md").read_text(encoding="utf-8")
     cells = re.findall(r"^\| (.*?) \|", text, re.MULTILINE)
     listed = {name for cell in cells for name in _CODE.findall(cell)}
-    added = {INDEX, TIME, ACTOR, LATE, TS_ANOMALY, RATE_PVALUE, INCIDENT_ID, INCIDENT_SEVERITY}
+    added = {INDEX, TIME, ACTOR, LATE, ROW_ID, TS_ANOMALY, RATE_PVALUE}
+    added |= {INCIDENT_ID, INCIDENT_SEVERITY}
     assert listed == added | {*SCORE_FUNCTIONS, f"<column>{Z_LOSS_SUFFIX}", *ExplanationColumns()}
 
 

@@ -136,7 +136,8 @@ class Case:
     def sort(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Sort rows by user and row number: the order of users differs between runs."""
         user = "actor" if self.user == "@actor" else self.user
-        return rows.sort(pl.col(user), pl.col("").cast(pl.Int64))
+        # Only endless runs with state have ids of rows.
+        return rows.drop("row_id", strict=False).sort(pl.col(user), pl.col("").cast(pl.Int64))
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +242,8 @@ def test_daily_runs_and_a_watched_folder_give_what_one_run_gives_for_a_fleet(
     parts = [
         replace(fleet, days=days).run_watching(tmp_path, monkeypatch, state) for days in halves
     ]
-    require_equal(fleet.sort(pl.concat(parts)), once)
+    # The second run goes on with the output of the first one.
+    require_equal(parts[-1], once)
 
 
 WORK = [("GetObject", "s3"), ("PutObject", "s3"), ("ListUsers", "iam"), ("RunInstances", "ec2")]
