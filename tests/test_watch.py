@@ -60,3 +60,31 @@ def until(done, seconds=30):
     while not done():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def test_an_error_in_lines_that_were_added_names_the_file_and_the_place(tmp_path):
+    (tmp_path / "in").mkdir()
+    log = tmp_path / "in" / "a.jsonl"
+    write(log, 1, 60)
+    log.write_text(log.read_text() + "\n")
+    size = log.stat().st_size
+    words = [
+        *("run", "pipeline-ae", "--userid_column_name=userIdentityuserName"),
+        *("from-cloudtrail", f"--input_glob={tmp_path}/in/*.jsonl", "--watch_directory=true"),
+        *("--batch_timeout=0.1", "train-ae", "--train_min_history=10", "preprocess"),
+        *("inf-pytorch", "add-scores", "serialize"),
+        *("to-file", f"--filename={tmp_path}/out.csv", "--flush"),
+    ]
+    main = "from morpheus.cli.main import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", main, *words], stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            until(lambda: rows_in(tmp_path / "out.csv") > 0)
+            with log.open("a") as file:
+                file.write('{"eventTime": "2026-01-01\n')
+            message = process.communicate(timeout=20)[1]
+        finally:
+            process.kill()
+    assert process.returncode == 1
+    assert f"Error: {log}, from byte {size:,}" in message

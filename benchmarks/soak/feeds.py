@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -59,6 +60,7 @@ class FolderFeed:
     folder: Path
     rotated: int = 0
     _torn: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         """Create the folder."""
@@ -84,7 +86,8 @@ class FolderFeed:
         text = b"".join(map(self.events.line, numbers))
         cut = len(text) - 20 if self._torn else 0
         self._torn = False
-        with self.current.open("ab") as file:
+        # Who copies a file in the middle of a line and then cuts it loses the line.
+        with self._lock, self.current.open("ab") as file:
             for part in (text[:cut], text[cut:]) if cut else (text,):
                 file.write(part)
                 file.flush()
@@ -101,7 +104,11 @@ class FolderFeed:
             "line cut": self._cut_line,
         }
         name = rng.choice(sorted(ways))
-        ways[name]()
+        if name in {"copied and truncated", "compressed"}:
+            with self._lock:
+                ways[name]()
+        else:
+            ways[name]()
         for path in self._old()[:-KEPT_FILES]:
             path.unlink()
         return f"file {name}"

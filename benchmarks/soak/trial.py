@@ -221,6 +221,10 @@ class Trial:
                 thread.join()
         if self._failed:
             raise self._failed[0]
+        missing = self.setting.missing(self.oracle.owed)
+        self.figures["events that arrived while there were faults"] = len(self.oracle.owed) - len(
+            missing
+        )
 
     def _guard(self, work: Callable[[], None]) -> None:
         try:

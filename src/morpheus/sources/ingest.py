@@ -377,7 +377,13 @@ def _written_parts(
                 paths[copy] = part.path
                 place = f", from byte {part.start:,}" if part.start else ""
                 names[str(copy)] = f"{part.path}{place}"
-        yield paths
+        try:
+            yield paths
+        except RecordError as error:
+            name = names.get(error.file, error.file)
+            raise RecordError(
+                error.reason, file=name, line=error.line, records=error.records
+            ) from error
     for part in parts:
         if part.copy is not None:
             part.copy.unlink()
