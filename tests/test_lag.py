@@ -67,6 +67,7 @@ class Schedule:
         )
         metrics = Pipeline(stages, settings).run()
         self.written.append(pl.read_csv(output, infer_schema=False))
+        assert metrics.input.accepted == self.written[-1].height, "every record is accounted for"
         return metrics
 
     def names(self) -> list[str]:

@@ -56,6 +56,7 @@ def file(tmp_path: Path) -> Path:
         for user in (*USERS, None):
             store.save(make_states(user))
         store.save_offsets({"logs/a.jsonl": msgspec.msgpack.encode({"end": 4711})})
+        store.save_offsets({"logs-3": b"118", "lateness/0": bytes(range(200))})
         store.add_to_outbox("tail", b"rows of two users")
         store.commit()
     return path
@@ -72,7 +73,7 @@ def test_show_tells_what_the_file_is_bound_to_and_what_it_has(file: Path) -> Non
     for line in (
         "In use           no",
         "Users            3",
-        "Offsets          1 partition",
+        "Offsets          3 partitions",
         "Outbox           1 entry, 21 bytes",
         "source                from-cloudtrail",
         "--userid_column_name  actor",
@@ -86,6 +87,8 @@ def test_show_tells_what_the_file_is_bound_to_and_what_it_has(file: Path) -> Non
     sizes = [len(make_states(user)[StateKey("source", user)]) for user in (*USERS, None)]
     assert source[1:3] == ["4", f"{sum(sizes):,}"]
     assert ["logs/a.jsonl", '{"end":', "4711}"] in table
+    assert ["logs-3", "118"] in table
+    assert ["lateness/0", "200", "bytes"] in table
 
 
 def test_bytes_of_a_user_are_those_of_all_stages(file: Path) -> None:

@@ -269,6 +269,8 @@ def _describe_option(value: object) -> str:
 
 def _describe_offset(data: bytes) -> str:
     """Return an offset as text. Each source encodes it in its own way."""
+    if data.isascii() and (text := data.decode()).isprintable():
+        return _shorten(text)
     try:
         value = msgspec.msgpack.decode(data)
     except msgspec.MsgspecError:
