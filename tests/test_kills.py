@@ -20,7 +20,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from morpheus.models.store import ModelStore
+from morpheus.models.versions import open_models
 from morpheus.runtime.local import MIN_PARALLEL_USERS
 
 KILLS, SEED = int(os.environ.get("KILLS", "3")), int(os.environ.get("SEED", "1"))
@@ -181,7 +181,7 @@ def check_after_kill(folder: Path, expected: Undisturbed) -> None:
     if (folder / "data").exists():
         found = pl.read_csv(folder / "out.csv", infer_schema=False).write_csv()
         assert found in known
-    store = ModelStore.open(folder / "models")
+    store = open_models(str(folder / "models"))
     assert len(store.cards) == USERS
     for user in store.cards:
         assert store.load(user) is not None

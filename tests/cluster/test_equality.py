@@ -110,4 +110,6 @@ def test_losing_nodes_in_training_and_scoring_does_not_change_the_output(fleet, 
 
 
 def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*")}
+    """Return the files of a store, without the manifest, which has the time of publication."""
+    files = (path for path in folder.rglob("*.*") if path.name != "store.json")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}

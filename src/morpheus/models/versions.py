@@ -1089,7 +1089,8 @@ class VersionedStore:
             TransientError: The folder cannot be written.
         """
         if not isinstance(self.folder, LocalStore):
-            return (Placed(card) for card in cards)
+            return (Placed(msgspec.structs.replace(card, version=0)) for card in cards)
+        cards = [msgspec.structs.replace(card, version=0) for card in cards]
         by_user = {card.user: Placed(card) for card in sorted(cards, key=lambda card: card.user)}
         files = ModelVersion(self.folder, {}, placed=by_user, placed_global=by_user.get(""))
         return iter(self.write_contents(files.read_contents(by_user)))

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import polars as pl
 
 from morpheus.columns import INDEX, POPULATION_USER, ROW, TIME
@@ -366,7 +367,8 @@ class ModelProvider:
     def _save(self, fingerprint: Fingerprint) -> Fingerprint:
         if self.stage.models_output_filename is None:
             return fingerprint
-        card = put_model(self.stage.output_store.folder, fingerprint, durable=False)
+        written = put_model(self.stage.output_store.folder, fingerprint, durable=False)
+        card = msgspec.structs.replace(written, version=self.stage.saved_version)
         return replace(fingerprint, card=card)
 
     def _check_columns(self, columns: Sequence[str]) -> None:
@@ -618,12 +620,7 @@ class TrainAe(Transform):
 
         folder, alias = split_location(self.models_output_filename)
         versions, old = VersionedStore.open(folder, self.key), self._find_base()
-        # A user of the global model has no file, and a version has published the others.
-        new = [
-            card
-            for user, card in metrics.cards.items()
-            if card.user == user and card.sha256 and not card.version
-        ]
+        new = [card for user, card in metrics.cards.items() if self._is_new(user, card)]
         shared = self._save_global(metrics)
         written = new if shared is None else [*new, shared]
         placed = list(versions.take_files(written))
@@ -646,12 +643,18 @@ class TrainAe(Transform):
 
     def _warn_other_number(self, version: int) -> None:
         """Warn if the rows of this run have another number than the version it has published."""
-        if self.prepared.saved_version not in {None, version}:
+        if self.saved_version != version:
             logger.warning(
                 "train-ae: another run has published version %d of the models meanwhile. The "
                 "models of this run are version %d, but its rows say %d.",
-                *(self.prepared.saved_version, version, self.prepared.saved_version),
+                *(self.saved_version, version, self.saved_version),
             )
+
+    def _is_new(self, user: str, card: ModelCard) -> bool:
+        """Return whether this run has trained a user's fingerprint, and written its file."""
+        if card.user != user or not card.sha256 or card.version != self.saved_version:
+            return False  # it is the global model, or was loaded
+        return not self.renews or self.model_store.cards.get(user) != card
 
     def _find_base(self) -> ModelVersion | None:
         """Return the version whose other users the new version keeps."""
@@ -777,13 +780,8 @@ class TrainAe(Transform):
     def _prepare(self, profile: InputProfile) -> None:
         """Note what the index needs to know of the training events; train the global model."""
         prepared, training = self.prepared, profile.training or profile.events
-        if self.models_output_filename is not None and prepared.saved_version is None:
-            from morpheus.models.versions import VersionedStore  # noqa: PLC0415 - runs without a store do not need it
-
-            versions = VersionedStore.open(self.output_folder, self.key)
-            prepared.reserved = versions.reserve()
-            following = prepared.reserved or versions.read_manifest().next_number
-            prepared.saved_version = following
+        if self.models_output_filename is not None:
+            _ = self.saved_version  # now, so that all processes have the same
         prepared.empty_features = tuple(training.find_empty(profile.log_features))
         if training.time_range is not None:
             prepared.trained_until = training.time_range[1].isoformat()
@@ -852,7 +850,19 @@ class TrainAe(Transform):
         """Return the version of a fingerprint, 0 for no fingerprint; None without a store."""
         if not self.loads and self.models_output_filename is None:
             return None
-        return 0 if card is None else card.version or self.prepared.saved_version or 0
+        if card is None:
+            return 0
+        return card.version or (0 if self.models_output_filename is None else self.saved_version)
+
+    @property
+    def saved_version(self) -> int:
+        """Number of the version that this run will publish."""
+        prepared = self.prepared
+        if prepared.saved_version is None:
+            prepared.reserved = self.output_store.reserve()
+            following = prepared.reserved or self.output_store.read_manifest().next_number
+            prepared.saved_version = following
+        return prepared.saved_version
 
     def _refreshes(self) -> bool:
         """Return whether new versions of the store are used without a restart."""
