@@ -35,7 +35,9 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="small sizes: about two minutes")
     parser.add_argument("--events", type=int, help="events of the stream (default: 5,000,000)")
-    parser.add_argument("--users", type=int, help="users of the stream (default: 10,000)")
+    parser.add_argument(
+        "--users", type=int, help="users of the stream (default: 10,000), or active ones of `users`"
+    )
     parser.add_argument("--evidence", type=Path, help="folder to keep all files in")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:

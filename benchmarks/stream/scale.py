@@ -39,10 +39,10 @@ class Scale:
 
     @property
     def known(self) -> int:
-        """Users with a state on disk, and those of them with new events."""
-        return 20_000 if self.quick else 1_000_000
+        """Users with a state on disk."""
+        return 50 * self.active
 
     @property
     def active(self) -> int:
         """Known users that have new events."""
-        return 400 if self.quick else 20_000
+        return self.given_users or (400 if self.quick else 20_000)

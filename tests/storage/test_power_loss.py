@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from morpheus.core.batch import OutputRows, RunMetrics
@@ -26,7 +26,7 @@ from morpheus.sinks.to_parquet import ToParquet
 from morpheus.sinks.to_report import ToReport
 from morpheus.stages.serialize import Serialize
 from morpheus.status import StatusFile
-from morpheus.storage.atomic import AtomicWriter, atomic_write, start_cleanup
+from morpheus.storage.atomic import AppendedFile, AtomicWriter, atomic_write, start_cleanup
 from morpheus.testing import make_events, make_output_rows, run_stage
 from people import fingerprint
 from power_loss import TEARS, Crash, Recorder, Recording
@@ -124,6 +124,7 @@ def test_an_output_is_the_old_or_the_new_one_and_the_new_one_once_the_sink_has_c
 NAMES = st.sampled_from(["a", "b", "new/c", "new/newer/d"])
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(NAMES, st.binary(max_size=9)), min_size=1, max_size=5), st.data())
 def test_a_file_has_the_content_of_the_latest_write_that_returned_or_of_one_after_it(
     writes: list[tuple[str, bytes]], data: st.DataObject
@@ -262,3 +263,27 @@ def test_a_letter_without_a_line_feed_that_a_person_has_left_is_kept(tmp_path: P
     path.write_bytes(path.read_bytes()[:-1])
     DeadLetterFile(path).add(letters(2, 1))
     assert list(read_letters(path)) == ["0", "1", "2"]
+
+
+@settings(max_examples=40)
+@given(st.lists(st.binary(min_size=1, max_size=50), min_size=1, max_size=4), st.data())
+def test_a_file_that_grows_has_all_bytes_up_to_the_position_that_a_checkpoint_can_have(
+    parts: list[bytes], data: st.DataObject
+) -> None:
+    with TemporaryDirectory() as scratch:
+        path = Path(scratch, "work", "new", "rows.jsonl")
+        path.parent.parent.mkdir()
+
+        def grow(recorder: Recorder) -> None:
+            file = AppendedFile(path, None)
+            for part in parts:
+                file.write(part)
+                recorder.reach(file.sync().size)
+            file.close()
+
+        crash = data.draw(crashes(record(path.parent.parent, grow)))
+        folder = crash.write(Path(scratch, "after"))
+        size = max(map(int, map(str, crash.reached)), default=0)
+        found = (folder / "new" / path.name).read_bytes() if size else b""
+        assert found[:size] == b"".join(parts)[:size]
+        assert len(found) >= size
