@@ -23,6 +23,7 @@ from morpheus.sources.bucket import (
 from morpheus.sources.cloudtrail import CLOUDTRAIL_FORMAT, FromCloudtrail
 from morpheus.sources.discovery import FileDiscovery
 from morpheus.sources.ingest import FileIngest
+from morpheus.sources.time_range import TimeRange
 from morpheus.storage.object_store import delete_objects
 from services.buckets import serve_buckets
 from services.queues import ACCOUNT, Run, close, events
@@ -68,9 +69,11 @@ class Poller:
         pattern: str = "s3://lake/AWSLogs/",
         offsets: dict[str, bytes] | None = None,
         look_back: float = 3600,
+        start: str | None = None,
     ) -> None:
         files = FileDiscovery(
             pattern,
+            time_range=TimeRange.from_options(start, None, None, None),
             skip_dirs=CLOUDTRAIL_FORMAT.skip_dirs,
             other_files=CLOUDTRAIL_FORMAT.other_files,
         )
@@ -155,6 +158,30 @@ def test_only_the_days_of_the_look_back_are_listed(lake: Lake) -> None:
     for account, listing in enumerate(sorted(lake.listings), 1):
         folder = f"AWSLogs/{account:012}/CloudTrail/eu-west-1"
         assert f"start-after={folder}/{day}" in listing
+
+
+@pytest.mark.parametrize("layout", ["CloudTrail", "date first", "flat"])
+def test_the_first_listing_begins_at_the_start_of_the_time_range(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    monkeypatch.setattr("morpheus.storage.object_store.PAGE_SIZE", 1)
+    place = LAYOUTS[layout]
+    for n in range(20):
+        put(lake, key(f"{n:02}", layout=place, day="2024/05/07"), age=10_000_000)
+    new = [
+        put(lake, key(f"x{n}", layout=place, day=day)) for n, day in enumerate([YESTERDAY, TODAY])
+    ]
+    poller = Poller(start=YESTERDAY.replace("/", "-"))
+    lake.forget()
+    found = poller.poll()
+    dated = layout != "flat"
+    assert sorted(found)[-2:] == sorted(new)
+    assert len(found) == (2 if dated else 22)
+    starts = [each.partition("start-after=")[2] for each in lake.listings]
+    assert not any("2024" in each for each in starts)
+    later = put(lake, key("y", layout=place))
+    assert poller.poll(seconds=4000) == [later]
+    assert poller.restart().poll() == []
 
 
 def test_an_object_in_the_folder_of_a_day_long_over_is_found_twice_in_the_look_back(

@@ -386,6 +386,7 @@ class Branch:
         is_done: Whether the present pass is complete.
         saved_floor: The floor in the last offsets.
         inner: Keys of folders below that other branches list, with a slash at the end.
+        start: Start of the time range of the events; None for no limit.
     """
 
     folder: ObjectPath
@@ -397,6 +398,7 @@ class Branch:
     is_done: bool = False
     saved_floor: int = _MIN_TIME
     inner: set[str] = field(default_factory=set)
+    start: datetime | None = None
     _order: KeyOrder | None = None
     _pruned: int = 0
 
@@ -437,17 +439,30 @@ class Branch:
         self.state.began = now
         self.listed_to = ""
         if 0 <= now - self.state.full_pass < self.look_back // 2:
-            self.listed_to = max(self._make_date_key(), self.resume_key)
+            floor = datetime.fromtimestamp(max(self.state.floor, 0) / _SECOND, UTC)
+            self.listed_to = max(self._make_date_key(floor), self.resume_key)
         else:
             self.state.full_pass, self.resume_key = now, ""
+            self.listed_to = self._make_date_key(self.start)
             self._order = KeyOrder(self.look_back)
 
-    def _make_date_key(self) -> str:
-        """Return a key before those of the day of the floor; empty if keys have no dates."""
-        if not self.state.date_format or self.state.floor <= 0:
+    def _make_date_key(self, day: datetime | None) -> str:
+        """Return a key before those of a day; empty if keys have no dates."""
+        if not self.state.date_format or day is None:
             return ""
-        day = datetime.fromtimestamp(self.state.floor / _SECOND, UTC)
         return (self.folder / day.strftime(self.state.date_format)).key
+
+    def _find_first_day(self) -> str:
+        """Return a key before those of the first day of the time range, for the first listing."""
+        is_first = self.state.newest == _MIN_TIME and not self.listed_to
+        if self.start is None or not is_first or self.state.is_shallow:
+            return ""
+        first = next(list_after(self.folder), [])[:1]
+        folders = [path.parts[len(self.folder.parts) : -1] for path in first]
+        form = find_date_format(folders[0]) if folders else None
+        if form is None or form[0] > 0:
+            return ""
+        return (self.folder / self.start.strftime(form[1])).key
 
     def list_step(self) -> tuple[list[ObjectPath], list[ObjectPath]]:
         """List the next pages of the present pass.
@@ -460,6 +475,7 @@ class Branch:
             TransientError: The object store does not respond.
         """
         listed, new = list[ObjectPath](), list[ObjectPath]()
+        self.listed_to = max(self.listed_to, self._find_first_day())
         for number, page in enumerate(self._list_pages(), 1):
             listed += page
             new += [path for path in page if self.is_new(path)]
@@ -646,6 +662,7 @@ class BucketLister:
             if name.startswith(_BRANCH):
                 folder = ObjectPath.parse(name.removeprefix(_BRANCH))
                 self.branches[name] = Branch.restore(folder, self._span, saved)
+                self.branches[name].start = self._start
         for pattern in list_values(self.files.pattern):
             if is_object_url(pattern) and is_delta_table(ObjectPath.parse(pattern.rstrip("/"))):
                 raise UsageError(
@@ -737,7 +754,8 @@ class BucketLister:
             name = f"{_BRANCH}{folder}"
             # A folder that had no subfolders is listed as a whole, also when it has some.
             if name not in self.branches and not list(self._find_above(folder)):
-                self.branches[name] = Branch(folder, self._span, BranchState(is_shallow))
+                state = BranchState(is_shallow)
+                self.branches[name] = Branch(folder, self._span, state, start=self._start)
         self._exclude_inner()
 
     def _exclude_inner(self) -> None:
@@ -752,6 +770,10 @@ class BucketLister:
             branch = self.branches.get(f"{_BRANCH}{folder.with_key(key)}")
             if branch is not None and not branch.state.is_shallow:
                 yield branch
+
+    @property
+    def _start(self) -> datetime | None:
+        return None if self.files.time_range is None else self.files.time_range.start
 
     @property
     def _span(self) -> int:
