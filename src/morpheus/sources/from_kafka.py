@@ -56,6 +56,7 @@ _TICK = 1.0  # seconds without messages after which an empty micro-batch is due
 _MAX_BATCH_BYTES = 1 << 26
 _MAX_MESSAGE_BYTES = 1 << 25
 """Size of a message after decompression. A line of the reader may have twice as much."""
+_MESSAGE = Path("message")  # names a message where the reader of files wants a path
 _OWN_SETTINGS = {
     "bootstrap.servers": "--bootstrap_servers",
     "group.id": "--group_id",
@@ -178,6 +179,8 @@ class MessageDecoder:
         """
         if headers:
             _check_headers({name.lower(): text for name, text in headers})
+        elif value[:1] in (b"{", b"[") and is_single_line(value):
+            return [value]  # what most messages are
         text = _decompress(value)
         if text[:1] == b"\0" and text[5:6] in (b"{", b"["):
             text = text[5:]  # the id of a schema in a registry, in front of JSON
@@ -199,6 +202,21 @@ class MessageDecoder:
         return msgspec.json.encode(values)[1:-1]
 
 
+def is_single_line(value: bytes) -> bool:
+    """Return whether a value is one line with a JSON object or list with something in it.
+
+    >>> is_single_line(b'{"a": 1}'), is_single_line(b"[]"), is_single_line(b'{"a": 1}'[:-1])
+    (True, False, False)
+    """
+    if len(value) > _MAX_MESSAGE_BYTES or value in (b"{}", b"[]") or b"\n" in value:
+        return False
+    try:
+        msgspec.json.decode(value, type=msgspec.Raw)
+    except (msgspec.MsgspecError, RecursionError):
+        return False
+    return True
+
+
 _TEXT_TYPES = ("json", "text/plain", "octet-stream", "gzip", "zstd")
 _ENCODINGS = ("", "identity", "gzip", "x-gzip", "zstd", "utf-8", "utf8")
 
@@ -217,7 +235,7 @@ def _check_headers(headers: Mapping[str, bytes | None]) -> None:
 
 def _decompress(value: bytes) -> bytes:
     try:
-        text = to_utf8(decompress(value, Path("message"), _MAX_MESSAGE_BYTES))
+        text = to_utf8(decompress(value, _MESSAGE, _MAX_MESSAGE_BYTES))
     except LargeFileError as error:
         raise UnreadableMessageError(
             f"the message has more than {_MAX_MESSAGE_BYTES >> 20} MiB after decompression"
