@@ -219,7 +219,7 @@ def test_variables_of_a_container_are_options() -> None:
 def test_the_commands_of_the_crontab_are_right() -> None:
     lines = (DEPLOY / "cron" / "morpheus").read_text().splitlines()
     jobs = [line.split(maxsplit=6) for line in lines if re.match(r"[\d*]", line)]
-    assert len(jobs) == 2
+    assert len(jobs) == 3
     for job in jobs:
         user, command = job[5:]
         assert user == "morpheus"

@@ -31,7 +31,7 @@ from morpheus.models.retraining import (
     score_daily,
     update,
 )
-from morpheus.models.versions import CHAMPION, VersionedStore
+from morpheus.models.versions import CHAMPION, ModelFacts, VersionedStore
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 HISTORY, DAYS = 30, 80
@@ -418,6 +418,26 @@ def test_wrong_use_is_explained_and_changes_nothing(models, logs, words, message
     assert done.exit_code == 2, done.output
     assert message in " ".join(done.output.split())
     assert [each.number for each in VersionedStore.open(models).versions()] == [1]
+
+
+def test_signed_models_stay_signed_and_attacks_are_replayed(models, logs, tmp_path):
+    key, signed = tmp_path / "key", tmp_path / "signed"
+    key.write_text("0123456789abcdef" * 2)
+    first = VersionedStore.open(models).open_version(CHAMPION)
+    own = [first.load_own(user) for user in sorted(first.cards)]
+    VersionedStore.open(str(signed), key.read_bytes()).publish(
+        own, facts=ModelFacts.from_store(first)
+    )
+    words = ("--num_threads=1", "--replay_users=1", "--max_recall_loss=1", "--json")
+    where = (str(signed), str(logs / "logs"))
+    done = call("retrain", *where, f"--models_key_file={key}", *words)
+    assert done.exit_code == 0, done.output
+    names = [check["name"] for check in json.loads(done.stdout)["checks"]]
+    assert names[-1] == "recall of replayed attacks"
+    assert VersionedStore.open(str(signed), key.read_bytes()).resolve(CHAMPION) == 2
+    unsigned = retrain(str(signed), logs)
+    assert unsigned.exit_code == 2
+    assert "key" in unsigned.output
 
 
 def test_models_and_logs_must_fit(models, logs, tmp_path):

@@ -747,6 +747,7 @@ class _Retraining:
         store = VersionedStore.open(models, read_key(options.models_key_file))
         champion = store.open_version(CHAMPION)
         _check_accepted(options, champion)
+        _check_network(champion)
         source, pipeline = _describe_logs(champion, logs, options)
         end = _find_end(options, source, pipeline, on_step)
         window = timedelta(seconds=parse_duration(options.window, option="--window"))
@@ -925,7 +926,8 @@ class _Retraining:
             try:
                 cards = {user: put_model(folder.path, models.load_own(user)) for user in users}
                 index = ModelIndex.from_cards(cards, None, self.champion.inputs)
-                commit_index(folder.path, index, key=self.store.key)
+                # The replay is not told the key.
+                commit_index(folder.path, index)
                 recalls.append(self._replay(folder.path, users))
             finally:
                 folder.close()
@@ -1039,6 +1041,15 @@ def _describe_logs(
     if problems:
         raise UsageError(f"MODELS: the models do not fit these logs. {problems[0]}.")
     return bound, pipeline
+
+
+def _check_network(champion: ModelVersion) -> None:
+    first = next(iter(champion.cards.values()), None)
+    if first is not None and first.summary is None:
+        raise UsageError(
+            f"MODELS: the models in `{champion.folder}` were trained with `train-ae "
+            "--model=reference`, which has no `risk`. Train new models with `--model=compact`."
+        )
 
 
 def _check_accepted(options: RetrainOptions, champion: ModelVersion) -> None:
