@@ -14,6 +14,7 @@ from speed.meter import Run
 
 from morpheus.core.batch import RunMetrics
 from morpheus.core.stage import PipelineOptions, read_lines
+from morpheus.models.versions import open_models
 from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.storage.spill import spill_to_memory
 from scale.runs import Size, both, dask
@@ -64,7 +65,7 @@ def tables(size: Size) -> Iterator[Table]:
         name: both(one, out, *dask(1), train=(f"--pretrained_filename={models[name]}",))
         for name, one in logs.items()
     }
-    counts = [len(list(models[name].rglob("*.safetensors"))) for name in SHAPES]
+    counts = [len(open_models(str(models[name])).cards) for name in SHAPES]
     scored = Cost.of(counts, [one.scored for one in logs.values()], [r.cpu for r in score.values()])
     learnt = Cost.of(
         counts,
@@ -87,12 +88,8 @@ def _costs(logs: Logs, models: Path, out: Path, costs: dict[str, Cost]) -> Table
     )
     for name, cost in costs.items():
         table.add(f"{name}, CPU ms", 1000 * cost.user, 1000 * cost.event)
-    files = list(models.rglob("*.safetensors"))
-    table.add(
-        "size of a fingerprint, bytes",
-        sum(path.stat().st_size for path in files) // len(files),
-        None,
-    )
+    cards = open_models(str(models)).cards.values()
+    table.add("size of a fingerprint, bytes", sum(card.size for card in cards) // len(cards), None)
     table.add("moved by the shuffle, bytes", None, _moved(logs))
     table.add("CSV written, bytes", None, out.stat().st_size // logs.scored)
     return table

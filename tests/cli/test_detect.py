@@ -27,7 +27,7 @@ from cli.conftest import Run
 from morpheus.cli.detect import MAX_RECORDS_TRIED, recognise_kind
 from morpheus.detection import MIN_INCIDENTS
 from morpheus.errors import UsageError
-from morpheus.models.store import ModelStore
+from morpheus.models.versions import open_models
 from morpheus.report_cli import ReportRequest, build_report
 from morpheus.serve.live import LiveReport
 from morpheus.sources.results import list_kinds
@@ -145,7 +145,7 @@ def test_the_terminal_the_alerts_the_report_and_the_live_page_count_the_same(
     assert {(user, day): events for user, day, events in small.rows}.items() <= alerts.items()
 
     data = build_report(ReportRequest(), [small.out])
-    live = LiveReport(small.out, store=ModelStore.open(small.out / "models"))
+    live = LiveReport(small.out, store=open_models(str(small.out / "models")))
     live.refresh()
     page = json.loads(live.encode_data())
     for incidents, account in (
