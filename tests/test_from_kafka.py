@@ -392,6 +392,17 @@ def test_a_second_process_of_the_group_takes_partitions_and_no_message_is_left_o
     assert sorted(one.offsets.values()) == [b"", b"2"]  # what another process has is forgotten
 
 
+def test_two_processes_with_the_same_instance_id_are_an_error_of_the_first(broker, topic):
+    values = {"group_id": topic, "until_end": False, "instance_id": "same"}
+    first = iter(Collector(make(broker, topic, **values)))
+    list(islice(first, 3))
+    two = Collector(make(broker, topic, **values))
+    list(islice(two, 3))
+    with pytest.raises(UsageError, match=r"another process of the group .* has the id `same`"):
+        list(islice(first, 20))
+    two.close()
+
+
 def share(first, second, one, two):
     """Let two processes go on until each has a partition."""
     deadline = time.monotonic() + 30

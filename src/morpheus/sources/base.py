@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import chain, islice
 from pathlib import Path
-from typing import ClassVar, Self, cast
+from typing import TYPE_CHECKING, ClassVar, Self, cast
 
 import msgspec
 
@@ -31,7 +31,6 @@ from morpheus.core.stage import (
 )
 from morpheus.errors import UsageError
 from morpheus.models.profile import FeatureSpec, InputSpec
-from morpheus.runtime.changelog import Changelog
 from morpheus.runtime.dask_cluster import Cluster
 from morpheus.runtime.pool import WorkerPool
 from morpheus.sources.compression import ReadLimits
@@ -50,6 +49,9 @@ from morpheus.sources.time_range import (
 )
 from morpheus.sources.watcher import DirectoryWatcher
 from morpheus.storage.object_store import ObjectPath, head_object, is_object_url
+
+if TYPE_CHECKING:
+    from morpheus.runtime.changelog import Changelog
 
 
 @dataclass(frozen=True)

@@ -635,7 +635,7 @@ class KafkaConsumer:
                 self.positions[place] = max(self.positions.get(place, 0), offset or 0)
         elif code == error._AUTO_OFFSET_RESET:  # noqa: SLF001 - the client's public name of the error
             self._skip_deleted(place)
-        elif error.fatal() or code in _access_codes() | _gone_codes():
+        elif error.fatal() or code in {error._FATAL, *_access_codes(), *_gone_codes()}:  # noqa: SLF001 - the client's public name of the error
             raise self._explain(error, place.topic)
         else:
             text = hide_secrets(error.str(), self.source.make_settings())
@@ -660,7 +660,7 @@ class KafkaConsumer:
                 f"from-kafka: the topic `{topic}` is gone from `{where}` ({text}). Create it "
                 "again, or leave it out."
             )
-        if code in {error._FENCED, error.FENCED_INSTANCE_ID}:  # noqa: SLF001 - the client's public name of the error
+        if code in {error._FENCED, error.FENCED_INSTANCE_ID} or "fenced" in text:  # noqa: SLF001 - the client's public name of the error
             return UsageError(
                 f"--instance_id: another process of the group `{self.source.group_id}` has the id "
                 f"`{self.source.instance_id}`. Give each process an id of its own."
