@@ -42,8 +42,8 @@ from morpheus.stages.train_ae import TrainAe
 from test_late import FromChunks
 
 START = datetime(2026, 1, 5, 8, tzinfo=UTC)
-USERS, CHUNK, LIVE = 600, 100, 40
-LIMIT = 250
+USERS, CHUNK, LIVE = 400, 80, 40
+LIMIT = 190
 """More entries than a structure may have: less than half of the users."""
 
 
