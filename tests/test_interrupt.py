@@ -23,6 +23,29 @@ def test_ctrl_c_while_waiting_ends_the_stream_after_the_last_item():
     assert stream.stopped
 
 
+def test_ctrl_c_that_a_library_turns_into_another_error_ends_the_stream_too():
+    def convert():
+        yield 0
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            raise ValueError("no data type") from None
+
+    stream = GracefulShutdown(convert())
+    assert list(stream) == [0]
+    assert stream.stopped
+
+
+def test_an_error_without_ctrl_c_is_an_error():
+    def fail():
+        yield 0
+        raise ValueError("damaged")
+
+    with pytest.raises(ValueError, match="damaged"):
+        list(GracefulShutdown(fail()))
+
+
 def test_ctrl_c_during_work_on_an_item_lets_the_work_finish():
     stream, done = GracefulShutdown(numbers(None)), []
     for number in stream:

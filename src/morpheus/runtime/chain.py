@@ -491,6 +491,11 @@ class GracefulShutdown(Generic[ItemT]):
                     item = next(self.stream)
                 except (StopIteration, KeyboardInterrupt):
                     return
+                except BaseException:
+                    # In a callback of polars, the interrupt becomes an exception of polars.
+                    if self.stopped:
+                        return
+                    raise
                 finally:
                     self._waiting = False
                 yield item
