@@ -130,6 +130,9 @@ class AlertBudgetReport:
         return self.forecast.alerts, self.forecast.low, self.forecast.high
 
 
+_MICROSECONDS = pl.Datetime("us", "UTC")
+
+
 @dataclass(frozen=True, eq=False)
 class Table:
     """Rows of named columns. How a column is held is known to this class alone.
@@ -191,7 +194,10 @@ class Table:
         """
         if TIME not in self:
             raise KeyError(TIME)
-        return self._frame[TIME].dt.epoch("us").to_numpy()
+        times = self._frame[TIME]
+        if times.dtype == _MICROSECONDS:
+            return times.to_numpy().view(np.int64)
+        return times.dt.epoch("us").to_numpy()
 
     def __contains__(self, name: str) -> bool:
         """Return whether there is a column of this name."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from math import exp, log
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -82,26 +83,44 @@ class ColumnAttribution:
         encoder: Encoder of the columns.
         parts: What risks need of the fingerprint.
         rows: The distinct rows.
-        surprise: How much more likely each value is among other users than for this user on the day
-            after the history, ln of the ratio; and -ln of the probability of each value given the
-            event's other values, (D, C) each.
+        predictions: What the network says about them.
     """
 
     encoder: Encoder
     parts: ScoringParts
     rows: EncodedRows
-    surprise: Surprise
+    predictions: MaskedPredictions
 
     @classmethod
-    def from_fingerprint(cls, fingerprint: Fingerprint, rows: EncodedRows) -> ColumnAttribution:
+    def from_fingerprint(
+        cls,
+        fingerprint: Fingerprint,
+        rows: EncodedRows,
+        predictions: MaskedPredictions | None = None,
+    ) -> ColumnAttribution:
         """Score rows with a fingerprint.
+
+        Args:
+            fingerprint: The fingerprint.
+            rows: The rows.
+            predictions: What its network says about them; None to compute it.
 
         Raises:
             ValueError: The fingerprint has a reference network, which cannot attribute.
         """
         parts = fingerprint.scoring_parts()
-        surprise = parts.surprise(rows, MaskedPredictions.predict(parts.net, rows))
-        return cls(fingerprint.encoder, parts, rows, surprise)
+        predictions = predictions or MaskedPredictions.predict(parts.net, rows)
+        return cls(fingerprint.encoder, parts, rows, predictions)
+
+    @cached_property
+    def surprise(self) -> Surprise:
+        """How much less usual each value is for this user than for others, (D, C) each.
+
+        How much more likely each value is among other users than for this user on the day after the
+        history, ln of the ratio; and -ln of the probability of each value given the event's other
+        values.
+        """
+        return self.parts.surprise(self.rows, self.predictions)
 
     @property
     def event_anomaly(self) -> NDArray[np.float64]:
@@ -414,7 +433,8 @@ def _drop_unneeded(
 class NormalEventIndex(msgspec.Struct):
     """The latest normal events of one user.
 
-    It holds at most `MAX_NORMAL_EVENTS` rows: for C columns, 4 C + 8 bytes each.
+    It holds at most `MAX_NORMAL_EVENTS` rows: for C columns, C + 8 bytes each, or 2 C + 8 where a
+    column has more than 256 codes.
 
     Attributes:
         encoder_id: Identity of the encoder that made the codes (`Encoder.digest`); empty before the
@@ -424,7 +444,7 @@ class NormalEventIndex(msgspec.Struct):
     """
 
     encoder_id: str = ""
-    codes: NDArray[np.int32] | None = None
+    codes: NDArray[np.integer[Any]] | None = None
     seconds: NDArray[np.float64] | None = None
 
     def update(
@@ -454,10 +474,16 @@ class NormalEventIndex(msgspec.Struct):
             times = np.concatenate([self.seconds, times])
         self.encoder_id = encoder_id
         # Copies: a view would keep the whole batch in memory.
-        self.codes = codes[-MAX_NORMAL_EVENTS:].copy()
+        self.codes = _narrow(codes[-MAX_NORMAL_EVENTS:])
         self.seconds = times[-MAX_NORMAL_EVENTS:].copy()
         counts_before = before + np.concatenate([[0], np.cumsum(~anomalous)])
         return NearestNormal(fingerprint, rows, codes, times, counts_before)
+
+
+def _narrow(codes: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
+    """Return a copy of codes in the smallest type that holds them."""
+    small = codes.max(initial=0) <= np.iinfo(np.uint8).max
+    return codes.astype(np.uint8 if small else np.uint16)
 
 
 @dataclass(frozen=True)
@@ -474,7 +500,7 @@ class NearestNormal:
 
     fingerprint: Fingerprint
     rows: EncodedRows
-    codes: NDArray[np.int32]
+    codes: NDArray[np.integer[Any]]
     seconds: NDArray[np.float64]
     counts_before: NDArray[np.int64]
 
@@ -509,7 +535,7 @@ class NearestNormal:
     def _make_nearest(
         self,
         seconds: float,
-        codes: NDArray[np.int32],
+        codes: NDArray[np.integer[Any]],
         agree: NDArray[np.bool_],
         column_anomaly: NDArray[np.float64],
     ) -> NearestNormalEvent:
@@ -526,7 +552,7 @@ class NearestNormal:
         return ReplacedValue(column.name, display_value(column.vocabulary[code - FIRST_CODE]))
 
 
-def _iter_unique(codes: NDArray[np.int32], order: NDArray[np.intp]) -> Iterator[int]:
+def _iter_unique(codes: NDArray[np.integer[Any]], order: NDArray[np.intp]) -> Iterator[int]:
     """Yield the first position of each different row, in an order."""
     seen: set[bytes] = set()
     for position in order.tolist():
@@ -562,9 +588,14 @@ class HistoryState(msgspec.Struct):
         """
         own = scores.own[:, None] * scores.shares
         columns = marked[:, None] & (own >= MIN_REPORTED)
+        nothing = np.zeros(len(seconds), dtype=np.int64)
         column_counts = [
             self.recent_by_column.setdefault(c, RecentCounter()).count_before(column, seconds)[1]
-            for c, column in enumerate(columns.T)
+            if is_marked or c in self.recent_by_column
+            else nothing
+            for c, (column, is_marked) in enumerate(
+                zip(columns.T, np.any(columns, axis=0).tolist(), strict=True)
+            )
         ]
         # Typical values of the event itself take away from the earlier ones. What earlier days add
         # is not divided among columns.

@@ -317,6 +317,13 @@ class Fingerprint:
         losses = raw_losses(net, rows)
         return losses if self.oov_rates is None else apply_oov_penalty(losses, self.oov_rates, rows)
 
+    def quantile_of_risks(self, share: float) -> float:
+        """Return the risk that a share of the validation events does not exceed."""
+        known: dict[float, float] = vars(self).setdefault("_quantiles", {})
+        if share not in known:
+            known[share] = float(np.quantile(self.calibration.risks, share))
+        return known[share]
+
     def scoring_parts(self) -> ScoringParts:
         """Return what risks need besides the events.
 

@@ -349,6 +349,9 @@ class PValues:
         return np.asarray(np.maximum(share, MIN_PVALUE))
 
 
+_MICROSECONDS, _DAY = pl.Datetime("us", "UTC"), 86_400_000_000
+
+
 def number_days(times: pl.Series, timezone: str = "UTC") -> IntArray:
     """Return the number of the day of each time, since 1970, in a time zone, (n,).
 
@@ -356,6 +359,8 @@ def number_days(times: pl.Series, timezone: str = "UTC") -> IntArray:
     >>> (number_days(times, "Europe/Berlin") - number_days(times)).tolist()
     [1]
     """
+    if timezone == "UTC" and times.dtype == _MICROSECONDS:
+        return np.asarray(times.to_numpy().view(np.int64) // _DAY)
     local = times if timezone == "UTC" else times.dt.convert_time_zone(timezone)
     return np.asarray(local.dt.date().to_physical().cast(pl.Int64).to_numpy())
 

@@ -30,7 +30,7 @@ from morpheus.models.attribution import (
     find_counterfactuals,
 )
 from morpheus.models.calibration import ModelSummary, hour_of_week
-from morpheus.models.daily_usage import DailyScores, UsageState
+from morpheus.models.daily_usage import DailyScores, DayRecord, UsageState
 from morpheus.models.explanation import (
     MIN_CONTEXT_SHARE,
     Baseline,
@@ -44,7 +44,7 @@ from morpheus.models.explanation import (
 from morpheus.models.profile import Fingerprint
 from morpheus.models.scoring import RISK_DECIMALS, number_days
 from morpheus.sources.results import complete_log
-from morpheus.stages.add_scores import score_days
+from morpheus.stages.add_scores import record_days
 from morpheus.text import display_value, suggest
 
 ANOMALY_QUANTILE = 0.99
@@ -56,6 +56,19 @@ MAX_HOURS_OFF = 6
 unusual."""
 ExplanationTexts = tuple[str | None, str | None, str | None]
 """Values of the columns `reason`, `top_columns` and `explanation` for one event."""
+
+
+@dataclass
+class _ExplainedBatch:
+    """What was found for the events of a batch.
+
+    Attributes:
+        texts: Texts of each event.
+        daily: Scores of the events, for later stages.
+    """
+
+    texts: list[ExplanationTexts]
+    daily: DayRecord | None = None
 
 
 class ExplainState(State):
@@ -137,18 +150,43 @@ class Explain(Transform):
 
     def process(self, batch: Scored, state: ExplainState) -> Iterator[Scored]:
         """Add the columns, and remember the events."""
-        self._check_column_clash(batch.log_columns)
-        texts: list[ExplanationTexts] = [(None, None, None)] * batch.table.height
-        log = complete_log(self.options.log, self.options.source, batch.table.names)
-        writer = ReasonWriter(log)
-        for event, explanation, facts in self._explain_events(batch, state, log):
-            texts[event] = self._render_texts(writer, explanation, facts)
-        columns = [
+        [columns] = self._find_texts([batch], [state])
+        table = batch.table.with_columns(self._make_columns(columns.texts))
+        yield batch.evolve(Scored, table=table, losses=batch.losses, daily=columns.daily)
+
+    def process_users(
+        self, batches: Sequence[Scored], states: Sequence[ExplainState]
+    ) -> Iterator[list[Scored]]:
+        """Add the columns to batches of several users."""
+        tables = [batch.table for batch in batches]
+        if not Table.have_same_columns(tables):
+            yield from (list(self.process(*each)) for each in zip(batches, states, strict=True))
+            return
+        found = self._find_texts(batches, states)
+        columns = self._make_columns([texts for each in found for texts in each.texts])
+        added = Table.add_to_all(tables, columns)
+        for batch, each, table in zip(batches, found, added, strict=True):
+            yield [batch.change(table=table, daily=each.daily)]
+
+    def _find_texts(
+        self, batches: Sequence[Scored], states: Sequence[ExplainState]
+    ) -> list[_ExplainedBatch]:
+        """Explain the events of batches of the same columns."""
+        self._check_column_clash(batches[0].log_columns)
+        log = complete_log(self.options.log, self.options.source, batches[0].table.names)
+        writer, found = ReasonWriter(log), []
+        for batch, state in zip(batches, states, strict=True):
+            explained = _ExplainedBatch([(None, None, None)] * batch.table.height)
+            for event, explanation, facts in self._explain_events(batch, state, log, explained):
+                explained.texts[event] = self._render_texts(writer, explanation, facts)
+            found.append(explained)
+        return found
+
+    def _make_columns(self, texts: Sequence[ExplanationTexts]) -> list[pl.Series]:
+        return [
             pl.Series(name, [row[position] for row in texts], pl.String)
             for position, name in enumerate(self.output_columns)
         ]
-        table = batch.table.with_columns(columns)
-        yield batch.evolve(Scored, table=table, losses=batch.losses)
 
     def _check_column_clash(self, columns: Iterable[str]) -> None:
         clash = next((name for name in columns if name in self.output_columns), None)
@@ -168,20 +206,25 @@ class Explain(Transform):
         )
 
     def _explain_events(
-        self, batch: Scored, state: ExplainState, log: LogDescription
+        self,
+        batch: Scored,
+        state: ExplainState,
+        log: LogDescription,
+        explained: _ExplainedBatch,
     ) -> Iterator[tuple[int, Explanation, EventFacts]]:
         """Explain the selected events of a batch, by position. All its events are remembered."""
         fingerprint, rows = batch.fingerprint, batch.encoded
         if fingerprint is None or rows is None:
             return
         _reject_reference_network(fingerprint)
-        scores = score_days(batch, state.usage, self.options.timezone, attribute=True)
-        if scores is None:
+        record = explained.daily = record_days(batch, state.usage, self.options.timezone)
+        if record is None or fingerprint.usage is None:
             return
-        attribution = ColumnAttribution.from_fingerprint(fingerprint, rows)
-        limit = float(np.quantile(fingerprint.calibration.risks, ANOMALY_QUANTILE))
+        scores = record.scores.divide(state.usage, fingerprint.usage.leads)
+        attribution = ColumnAttribution.from_fingerprint(fingerprint, rows, record.predictions)
+        limit = fingerprint.quantile_of_risks(ANOMALY_QUANTILE)
         anomalous = scores.own > limit
-        seconds = batch.table[TIME].dt.epoch("ms").to_numpy() / 1000
+        seconds = batch.table.times_us // 1000 / 1000
         preceding = state.history.update(scores, anomalous, seconds)
         near = state.normal_events.update(fingerprint, rows, anomalous, seconds)
         most = None if self.all_columns else self.top
@@ -190,23 +233,24 @@ class Explain(Transform):
             event: preceding.rank_columns(event, attribution.parts.usage.leads, most)
             for event in events
         }
-        reasons = EventAttributions.from_attribution(attribution, contributions, batch.table)
-        baseline = Baseline.from_card(fingerprint.card)
-        unusual = [event for event in events if anomalous[event]]
-        counterfactuals = _find_counterfactuals(fingerprint, rows, unusual, limit)
         facts = FactFinder(
             batch.table, log, attribution, scores, fingerprint.card.summary, self.options.timezone
         )
         earlier = facts.update_earlier(state.earlier, anomalous, events)
+        if not events:
+            return
+        reasons = EventAttributions.from_attribution(attribution, contributions, batch.table)
+        changes = _find_counterfactuals(fingerprint, rows, events, anomalous, limit)
         for event in events:
             row, total = int(rows.inverse[event]), round_decimals(scores.own[event])
             columns = reasons.for_event(event, contributions[event])
             summary = preceding.summarise_event(event)
             unchanged = Counterfactual((), total, total, round_decimals(limit))
+            baseline = Baseline.from_card(fingerprint.card)
             explanation = msgspec.structs.replace(
                 Explanation.from_columns(total, columns, summary, baseline),
                 # The same values can be unusual on one day, and learned on a later one.
-                change=counterfactuals[row] if anomalous[event] else unchanged,
+                change=changes[row] if anomalous[event] else unchanged,
                 nearest=near.query(event, attribution.column_anomaly[row]),
                 normal_columns=attribution.normal_columns(row),
             )
@@ -378,6 +422,8 @@ class FactFinder:
 
     def _name_events(self, events: NDArray[np.intp]) -> list[str]:
         """Return the action of some events; else the value that is most unusual in each."""
+        if not len(events):
+            return []
         texts, names = [], self.attribution.encoder.names
         columns = self.scores.shares[events].argmax(1)
         for event, column in zip(events.tolist(), columns.tolist(), strict=True):
@@ -429,10 +475,17 @@ def _reject_reference_network(fingerprint: Fingerprint) -> None:
 
 
 def _find_counterfactuals(
-    fingerprint: Fingerprint, rows: EncodedRows, events: Sequence[int], limit: float
+    fingerprint: Fingerprint,
+    rows: EncodedRows,
+    events: Sequence[int],
+    anomalous: NDArray[np.bool_],
+    limit: float,
 ) -> dict[int, Counterfactual]:
-    """Return the values that would have made events normal, by distinct row."""
-    distinct = np.unique(rows.inverse[events]) if events else np.empty(0, np.intp)
+    """Return the values that would have made anomalous events normal, by distinct row."""
+    unusual_events = [event for event in events if anomalous[event]]
+    if not unusual_events:
+        return {}
+    distinct = np.unique(rows.inverse[unusual_events])
     unusual = EncodedRows(rows.codes[distinct], rows.numbers[distinct], np.arange(len(distinct)))
     counterfactuals = find_counterfactuals(fingerprint, unusual, limit)
     return dict(zip(distinct.tolist(), counterfactuals, strict=True))
