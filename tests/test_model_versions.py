@@ -429,3 +429,11 @@ def test_the_global_model_is_a_part_of_every_version(folder, old, new):
         ("", 400, 1),
         ("", 500, 3),
     ]
+
+
+def test_the_next_publication_removes_the_index_of_a_killed_run(folder, old, new):
+    publish(folder, ["ann"], old)
+    (folder / "indexes" / f"{'0' * 64}.json").write_text("{}")
+    publish(folder, ["ann"], new)
+    assert len(list((folder / "indexes").iterdir())) == 2
+    assert events_by_user(folder, 2) == {"ann": 500}

@@ -896,11 +896,26 @@ class VersionedStore:
                 if self.folder.put_if_match(MANIFEST_FILE, self._dump(after), etag):
                     if adopts:
                         self.folder.remove([INDEX_FILE])
+                    self._remove_dead_indexes(after)
                     return after
         raise TransientError(
             f"{self._path}: other runs keep writing it. Run again, or give this run a folder of "
             "its own."
         )
+
+    def _remove_dead_indexes(self, manifest: Manifest) -> None:
+        """Remove the indexes of runs that were killed, in a folder on disk.
+
+        Indexes are written by the process that holds the lock, so no other run needs them.
+        """
+        if isinstance(self.folder, LocalStore):
+            needed = {
+                f"{INDEX_DIR}/{digest}.json"
+                for each in manifest.versions
+                for digest in each.indexes
+            }
+            listed = [name for name, _ in self.folder.list_files(INDEX_DIR)]
+            self.folder.remove([name for name in listed if name not in needed])
 
     def _adopt(self, manifest: Manifest) -> Manifest:
         """Write the index of version 1 of a folder without versions."""
