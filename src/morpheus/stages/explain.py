@@ -228,11 +228,8 @@ class Explain(Transform):
         preceding = state.history.update(scores, anomalous, seconds)
         near = state.normal_events.update(fingerprint, rows, anomalous, seconds)
         most = None if self.all_columns else self.top
-        events = self._select_events(batch).tolist()
-        contributions = {
-            event: preceding.rank_columns(event, attribution.parts.usage.leads, most)
-            for event in events
-        }
+        events, leads = self._select_events(batch).tolist(), attribution.parts.usage.leads
+        contributions = {event: preceding.rank_columns(event, leads, most) for event in events}
         facts = FactFinder(
             batch.table, log, attribution, scores, fingerprint.card.summary, self.options.timezone
         )
