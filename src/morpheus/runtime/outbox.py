@@ -269,6 +269,7 @@ class SinkWorker:
     _wake: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _stopping: bool = False
+    _deadline: float = 0.0
     _thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -294,18 +295,20 @@ class SinkWorker:
             unsaved, self._unsaved = self._unsaved, None
         return unsaved
 
-    def stop(self, seconds: float) -> bool:
-        """Let the sink take what is left and close it; return whether it did so in time.
+    def finish(self, deadline: float) -> None:
+        """Ask the sink to take what is left, and to close.
 
-        Raises:
-            BaseException: What has ended the thread.
+        Args:
+            deadline: Until when a sink that fails is tried again, by `time.monotonic`.
         """
+        self._deadline = deadline
         self._stopping = True
         self._wake.set()
-        if self._thread is not None:
-            self._thread.join(seconds)
-        self.check()
-        return self._thread is None or not self._thread.is_alive()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the sink can still take rows."""
+        return self._thread is not None and self._thread.is_alive()
 
     def is_behind(self, newest: int) -> bool:
         """Return whether an entry, up to a number, is not safe with the sink yet."""
@@ -313,8 +316,7 @@ class SinkWorker:
 
     def abandon(self) -> None:
         """Stop after an error of the run."""
-        self._stopping = True
-        self._wake.set()
+        self.finish(0.0)
         if self._thread is not None:
             self._thread.join(_ABANDON_SECONDS)
 
@@ -413,12 +415,16 @@ class SinkWorker:
             logger.debug("%s: closing: %s", self.key, closing)
 
     def _wait(self, seconds: float) -> bool:
-        """Wait before the next attempt; return whether the sink must stop meanwhile."""
+        """Wait before the next attempt; return whether there must be none."""
         end = time.monotonic() + seconds
-        while not self._stopping and time.monotonic() < end:
-            self._wake.wait(min(_IDLE_SECONDS, end - time.monotonic()))
+        while (now := time.monotonic()) < end:
+            if self._stopping:
+                end = min(end, now + _FIRST_DELAY)  # the run waits
+                if now >= self._deadline:
+                    return True
+            self._wake.wait(min(_IDLE_SECONDS, max(0.0, end - now)))
             self._wake.clear()
-        return self._stopping
+        return self._stopping and time.monotonic() >= self._deadline
 
 
 def _consume(batches: Iterable[object]) -> None:

@@ -30,7 +30,7 @@ _MAX_SHARE = 0.1
 """Share of the time that checkpoints may take."""
 _STOP_SECONDS = 10.0
 """Seconds that a sink has at the end to take what is left."""
-_PAUSE_SECONDS = 0.2
+_PAUSE_SECONDS, _POLL_SECONDS = 0.2, 0.02
 _REMOVAL_SECONDS = 600.0
 """Seconds between two searches for states that are too old."""
 _MAX_NAMED_USERS = 10_000
@@ -367,11 +367,7 @@ class DurableStream(Stream):
     def _finish(self, stats: StreamStats) -> None:
         """Save everything, let the sinks take what is left, and save that."""
         self._checkpoint(stats)
-        end = time.monotonic() + _STOP_SECONDS
-        while self._list_late() and not self.is_stopped() and time.monotonic() < end:
-            time.sleep(_PAUSE_SECONDS)  # a sink that has just failed gets another chance
-        for worker in self.workers:
-            worker.stop(max(_PAUSE_SECONDS, end - time.monotonic()))
+        self._wait_for_sinks()
         self._checkpoint(stats)
         self._publish()
         behind = self._list_late()
@@ -387,6 +383,20 @@ class DurableStream(Stream):
             return
         failures = [str(each.last_failure) for each in behind if each.last_failure is not None]
         raise TransientError(" ".join([*failures[:1], message]))
+
+    def _wait_for_sinks(self) -> None:
+        """Let the sinks take what is left, for as long as they get on, or until a signal."""
+        end = time.monotonic() + _STOP_SECONDS
+        delivered = -1
+        while any(worker.is_running for worker in self.workers) and time.monotonic() < end:
+            taken = sum(worker.stats.delivered for worker in self.workers)
+            if taken != delivered and not self.is_stopped():
+                delivered, end = taken, time.monotonic() + _STOP_SECONDS
+            for worker in self.workers:
+                worker.finish(end)
+            time.sleep(_POLL_SECONDS)
+        for worker in self.workers:
+            worker.check()
 
 
 def open_outbox_tail(
