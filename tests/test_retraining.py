@@ -342,6 +342,16 @@ def test_a_candidate_that_finds_less_is_published_but_not_promoted(models, logs)
     assert (store.resolve(CHAMPION), store.resolve("candidate")) == (1, 2)
 
 
+def test_a_user_is_frozen_also_if_the_candidate_is_rejected(models, logs):
+    options = RetrainOptions(replay_users=0, num_threads=1, max_recall_loss=-1.0)
+    report = retrain_models(models, [str(logs / "logs")], options)
+    assert not report.holds
+    version = VersionedStore.open(models).open_version(CHAMPION)
+    assert version.number == report.candidate + 1
+    assert version.cards[POISONED].frozen_since
+    assert version.cards["bob"].last < "2026-02-05"
+
+
 def test_promote_never_leaves_it_to_a_person(models, logs):
     done = retrain(models, logs, "--promote=never")
     assert done.exit_code == 0

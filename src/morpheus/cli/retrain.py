@@ -845,6 +845,7 @@ class _Retraining:
 
     def _publish(self, plan: ReviewPlan, decisions: list[UserDecision]) -> RetrainReport:
         changed = [each.user for each in decisions if each.card is not None]
+        decided = {each.user: each.decision for each in decisions}
         checks: tuple[Check, ...] = ()
         candidate, promoted = None, False
         if changed:
@@ -852,8 +853,12 @@ class _Retraining:
             candidate = self._publish_candidate(plan, staged)
             checks = tuple(self._check(staged, decisions))
             promoted = self.options.promote == "auto" and all(check.holds for check in checks)
+            frozen = [user for user in changed if decided[user] == FROZEN]
             if promoted:
                 self.store.promote()
+            elif frozen and self.options.promote == "auto":
+                # A rejected candidate must not leave an intruder with a fingerprint that learns.
+                self.store.promote(frozen, source=candidate)
         self.store.set_alias(ANCHOR, self.anchor.number)
         return RetrainReport(
             champion=self.champion.number,
@@ -1075,7 +1080,7 @@ def _run_retrain(options: RetrainOptions, models: str, logs: Sequence[str]) -> N
     if options.json:
         click.echo(msgspec.json.format(encode_report(report)))
     else:
-        _print_report(report, models, logs)
+        _print_report(report, models, logs, options)
     if report.checks and not report.holds:
         raise Exit(EXIT_FAILURE)
 
@@ -1089,7 +1094,9 @@ def encode_report(report: RetrainReport) -> bytes:
     return msgspec.json.encode(data)
 
 
-def _print_report(report: RetrainReport, models: str, logs: Sequence[str]) -> None:
+def _print_report(
+    report: RetrainReport, models: str, logs: Sequence[str], options: RetrainOptions
+) -> None:
     order = [FROZEN, UNCHANGED, *CHANGED]
     users = sorted(report.users, key=lambda each: (order.index(each.decision), -each.drift))
     rows = [_to_row(each) for each in users[:MAX_ROWS]]
@@ -1101,7 +1108,7 @@ def _print_report(report: RetrainReport, models: str, logs: Sequence[str]) -> No
         print_table(("CHECK", "CHAMPION", "CANDIDATE", "LIMIT", "HOLDS"), _to_rows(report.checks))
     for each in report.frozen:
         _print_frozen(each, models, logs)
-    _print_facts(report)
+    _print_facts(report, options)
 
 
 def _to_rows(checks: Sequence[Check]) -> list[list[str]]:
@@ -1134,7 +1141,7 @@ def _print_frozen(each: UserDecision, models: str, logs: Sequence[str]) -> None:
     echo(f"  If this is the user's own work: {command}")
 
 
-def _print_facts(report: RetrainReport) -> None:
+def _print_facts(report: RetrainReport, options: RetrainOptions) -> None:
     counts = ", ".join(f"{number:,} {name}" for name, number in report.count().most_common())
     until = f", trained until {report.anchor_until[:10]}" if report.anchor_until else ""
     facts = [
@@ -1147,13 +1154,13 @@ def _print_facts(report: RetrainReport) -> None:
             f"champion: version {report.champion}; anchor: version {report.anchor}{until}",
         ),
         ("Users", counts),
-        ("Result", _describe_result(report)),
+        ("Result", _describe_result(report, options)),
     ]
     for line in format_facts(facts):
         echo(line)
 
 
-def _describe_result(report: RetrainReport) -> str:
+def _describe_result(report: RetrainReport, options: RetrainOptions) -> str:
     if report.candidate is None:
         return f"nothing to publish; version {report.champion} stays the champion"
     published = f"version {report.candidate} is published as `candidate`"
@@ -1161,7 +1168,8 @@ def _describe_result(report: RetrainReport) -> str:
         return f"{published}, and is the champion now"
     if not report.holds:
         broken = ", ".join(check.name for check in report.checks if not check.holds)
-        return f"{published}; version {report.champion} stays the champion: {broken}"
+        also = ", except for frozen users" if report.frozen and options.promote == "auto" else ""
+        return f"{published}; version {report.champion} stays the champion{also}: {broken}"
     return f"{published}; `morpheus models promote` makes it the champion"
 
 
