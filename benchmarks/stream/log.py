@@ -18,8 +18,8 @@ from morpheus.models.versions import ModelFacts, VersionedStore, open_models
 FEATURES = "eventSource", "eventName", "sourceIPAddress", "userAgent", "awsRegion"
 TAUGHT = 20
 """Users that are trained. Their fingerprints are given to all users, under other names."""
-STRANGE_EVERY = 1000
-"""Each event of so many is strange, so that it is an alert."""
+STRANGE_EVERY = 1009
+"""One event of so many is strange, and an alert. A prime number, so that each user has some."""
 
 
 @dataclass
