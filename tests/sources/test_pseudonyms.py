@@ -174,7 +174,7 @@ def test_no_output_state_model_or_message_names_a_user(
 
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     kinds = {path.suffix for path in files}
-    assert kinds >= {".csv", ".html", ".parquet", ".safetensors", ".json", ".db"}
+    assert kinds >= {".csv", ".html", ".parquet", ".pack", ".json", ".db"}
     for path in files:
         text = path.read_bytes().decode(errors="replace")
         if path.suffix == ".parquet":
