@@ -23,8 +23,8 @@ RARE = 0.03
 BURST, BLOCKS = 60, 9
 """Events of a burst, and every how many blocks of so many events is a burst of one user."""
 ID = re.compile(r"[0-9a-f]{8}-0000-4000-8[0-9a-f]{3}-([0-9a-f]{12})")
-FIRST = 1 << 40
-"""Number of the first event. Those before it are history, to train with."""
+FIRST = 10**12
+"""Number of the first event, at which turns and blocks begin. Those before it are history."""
 
 
 @dataclass(frozen=True)
