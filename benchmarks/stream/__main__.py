@@ -21,6 +21,7 @@ from stream.scale import Scale  # noqa: E402 - the same
 
 PARTS = {
     "rate": "A stream of Kafka: rate, latency, memory, checkpoints, restart",
+    "bundles": "Micro-batches with few events of many users: the cost of a user's batch",
     "users": "Many users known, few active: memory and state",
     "models": "The model store: publish, roll back, open, one damaged fingerprint",
     "days": "Runs of one day each, with a state file, against one run",
@@ -35,13 +36,15 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="small sizes: about two minutes")
     parser.add_argument("--events", type=int, help="events of the stream (default: 5,000,000)")
+    parser.add_argument("--old", type=Path, help="another tree, which `bundles` measures too")
     parser.add_argument(
         "--users", type=int, help="users of the stream (default: 10,000), or active ones of `users`"
     )
     parser.add_argument("--evidence", type=Path, help="folder to keep all files in")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        scale = Scale(given.evidence or Path(scratch), given.quick, given.events, given.users)
+        folder = given.evidence or Path(scratch)
+        scale = Scale(folder, given.quick, given.events, given.users, given.old)
         for part in given.only or PARTS:
             print(f"\n## {PARTS[part]}\n", flush=True)
             begin = time.perf_counter()

@@ -15,12 +15,14 @@ class Scale:
         quick: Small sizes.
         given_events: Number of events, if the command line says so.
         given_users: Number of users, if the command line says so.
+        old: Another tree, which `bundles` measures too.
     """
 
     scratch: Path
     quick: bool = False
     given_events: int | None = None
     given_users: int | None = None
+    old: Path | None = None
 
     @property
     def events(self) -> int:
