@@ -192,7 +192,7 @@ def test_the_summary_ends_with_the_results_and_the_next_command() -> None:
 
 def test_the_next_command_has_the_options_that_these_results_need() -> None:
     rows = ToFile(filename="out/the alerts.jsonl")
-    metrics = metrics_of(filtered=3, saved_models=SavedModels("models", 1, 0), scored=10)
+    metrics = metrics_of(filtered=3, saved_models=SavedModels("models", 1, 0, version=2), scored=10)
     options = PipelineOptions(userid_column_name="host")
     stages = [replace(stage, options=options) for stage in (FromCloudtrail(input_glob="x"), rows)]
     assert format_results(stages, metrics)["Next"] == (
