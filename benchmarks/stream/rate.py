@@ -39,6 +39,8 @@ TENTHS = 10
 DAYS = 5
 """Days of the log in which the events are."""
 SAMPLE_SECONDS = 0.5
+QUIET_SECONDS = 30.0
+"""Seconds without any alert after which all have come. Not each strange event is an alert."""
 PATIENCE = 120.0
 """Seconds without any alert after which a measurement is given up."""
 RESTART_EVENTS = 0.04
@@ -96,6 +98,12 @@ class Alerts(threading.Thread):
                 raise RuntimeError(f"no alert of event {number} came")
             time.sleep(0.01)
         return self.arrived[number]
+
+    def wait_until_complete(self) -> float:
+        """Wait until no more alerts come, and return when the latest came."""
+        while time.time() < max(self.latest, self._asked) + QUIET_SECONDS:
+            time.sleep(0.1)
+        return self.latest
 
     def wait_for_any(self) -> float:
         """Wait for the first alert, and return when it came."""
@@ -265,11 +273,11 @@ def measure_rate(one: Stand, scale: Scale) -> tuple[Table, float]:
     watch.start()
     begin = one.alerts.wait_for_any()
     strange = range(0, scale.events, STRANGE_EVERY)
-    end = max(one.alerts.wait_for(number) for number in strange)
+    end = one.alerts.wait_until_complete()
     cpu = cpu_seconds_of(one.product.pid)
     watch.stop()
     # The first checkpoint brings the alerts of all events that were read before it.
-    later = sum(one.alerts.arrived[number] > begin + 1 for number in strange)
+    later = sum(one.alerts.arrived.get(number, 0.0) > begin + 1 for number in strange)
     rate = later * STRANGE_EVERY / (end - begin)
     second, tenth = (watch.tenth(number, begin, end) for number in (2, TENTHS))
     share = one.checkpoint_seconds() / (end - started)
@@ -295,9 +303,9 @@ def measure_latency(one: Stand, scale: Scale, rate: float) -> Table:
     end = first + int(rate * scale.latency_seconds)
     one.alerts.expect()
     sent = one.produce(first, end, rate)
-    one.alerts.wait_for(max(sent))
-    time.sleep(1)
-    took = [one.alerts.arrived[number] - when for number, when in sent.items()]
+    one.alerts.wait_until_complete()
+    arrived = one.alerts.arrived
+    took = [arrived[number] - when for number, when in sent.items() if number in arrived]
     hundredths = quantiles(took, n=100)
     table = Table(
         f"From produce to alert, at {rate:,.0f} events/s for {scale.latency_seconds:.0f} s",
