@@ -206,6 +206,11 @@ class _Index(msgspec.Struct, frozen=True, omit_defaults=True):
     trained_until: str = ""
     empty_features: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Reject text that is not a time: a damaged index would fail much later."""
+        if self.trained_until:
+            datetime.fromisoformat(self.trained_until)
+
 
 @dataclass(frozen=True)
 class Placed:
