@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,10 @@ def test_the_printed_command_gives_the_same_results_with_verdicts(again: Path) -
     assert "accepted event" in detected.done.stderr
     done = execute(again, *detected.command[1:])
     assert done.returncode == 0, done.stderr
-    assert (again / OUT / "alerts.jsonl").read_bytes() == alerts
+    # Training again has published the next version of the fingerprints.
+    assert re.sub(rb'"model_version":\d+', b"", (again / OUT / "alerts.jsonl").read_bytes()) == (
+        re.sub(rb'"model_version":\d+', b"", alerts)
+    )
 
 
 def test_accepted_incidents_are_trained_with_in_spite_of_fingerprints_in_the_folder(

@@ -135,7 +135,7 @@ COMMANDS = {
     ),
     "retrain": LazyCommand(
         "morpheus.cli.retrain:retrain",
-        "Train again on recent logs, without learning what an intruder did.",
+        "Train fingerprints again on recent logs, without learning what an intruder did.",
     ),
     "serve": LazyCommand(
         "morpheus.cli.commands:serve",

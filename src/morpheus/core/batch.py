@@ -986,6 +986,25 @@ class MicroBatch:
 
 
 @dataclass(frozen=True)
+class BatchPartition:
+    """A partition of one batch that is in memory."""
+
+    batch: Batch
+
+    def user_names(self) -> list[str | None]:
+        """Return the user of the batch."""
+        return [self.batch.user]
+
+    def events(
+        self,
+        metrics: RunMetrics,  # noqa: ARG002 - the reader counts
+        state: PartitionState | None = None,  # noqa: ARG002 - the reader has it
+    ) -> Iterator[Batch]:
+        """Return the batch."""
+        return iter([self.batch])
+
+
+@dataclass(frozen=True)
 class StreamPartition:
     """A partition that only this process can read, because reading has started."""
 

@@ -749,7 +749,7 @@ class VersionedStore:
             }
             return msgspec.structs.replace(manifest, versions=versions, former=former)
 
-        before = self.read_manifest()
+        before = self._list_files(self.read_manifest())
         after = self._change(drop)
         self._remove_files(before, after)
         return removed
@@ -776,7 +776,7 @@ class VersionedStore:
             ModelCorruptedError: A version is damaged.
             TransientError: The folder cannot be written.
         """
-        before = self.read_manifest()
+        before = self._list_files(self.read_manifest())
         # Packs hold many users, so what is left of each pack is written again.
         moved: dict[str, Placed] = {}
 
@@ -1057,13 +1057,13 @@ class VersionedStore:
             stored, indexes=(self._write_index(index),), users=len(index.users)
         )
 
-    def _remove_files(self, before: Manifest, after: Manifest) -> None:
-        """Remove files that the manifest before needed and the one after does not.
+    def _remove_files(self, before: Collection[str], after: Manifest) -> None:
+        """Remove files that were needed before, and that the manifest does not need.
 
         Other files that nothing needs are removed once they are `GC_GRACE` old, because a run in
         progress may have written them.
         """
-        old, kept = self._list_files(before), self._list_files(after)
+        kept = self._list_files(after)
         cutoff = datetime.now(UTC) - GC_GRACE
         for folder in (INDEX_DIR, PACK_DIR, MODEL_DIR):
             listed = list(self.folder.list_files(folder))
@@ -1071,7 +1071,7 @@ class VersionedStore:
                 [
                     name
                     for name, modified in listed
-                    if name not in kept and (name in old or modified < cutoff)
+                    if name not in kept and (name in before or modified < cutoff)
                 ]
             )
 

@@ -262,6 +262,10 @@ class DurableStream(Stream):
             places.pop(None, None)  # events without a user have no state of their own
             self._places.update(places)
         yield from super()._process_partition(partition)
+        if len(self._loaded) > 2 * self.settings.max_live_users:
+            # A checkpoint may be far, so that many users would be in memory at once.
+            self._save_states()
+            self._evict()
 
     def _checkpoint(self, stats: StreamStats) -> None:
         """Save everything that has changed, in one transaction."""
@@ -293,20 +297,26 @@ class DurableStream(Stream):
 
     def _save(self, moved: Sequence[tuple[SinkWorker, SinkProgress]]) -> None:
         self.store.save_offsets(self._offsets)
+        self._save_states()
+        if self.changelog is not None:
+            self._group.offsets |= {place: data for place, data in self._offsets.items() if data}
+        self.outbox.write()
+        for worker, progress in moved:
+            self.store.save_sink(worker.key, worker.place, progress)
+        self.store.trim_outbox()
+        self._offsets, self._has_changes = {}, False
+
+    def _save_states(self) -> None:
+        """Put the states that have changed into the transaction of the next checkpoint."""
         states = encode_source(self.source_state, self._unsaved)
         for chain in self.chains:
             states |= chain.take_changes()
         self.store.save(states)
         if self.changelog is not None:
             self._group.places |= self._places
-            self._group.offsets |= {place: data for place, data in self._offsets.items() if data}
             self._group.save(states)
             self._places = {}
-        self.outbox.write()
-        for worker, progress in moved:
-            self.store.save_sink(worker.key, worker.place, progress)
-        self.store.trim_outbox()
-        self._offsets, self._unsaved, self._has_changes = {}, set(), False
+        self._unsaved = set()
 
     def _remove_old(self) -> None:
         """Remove the states of users who have not come for too long, also from memory."""

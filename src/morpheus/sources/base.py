@@ -14,6 +14,7 @@ import msgspec
 
 from morpheus.columns import TIME, LogDescription
 from morpheus.core.batch import (
+    BatchPartition,
     Events,
     MicroBatch,
     Partition,
@@ -199,10 +200,15 @@ class Source(Stage):
             offsets: Offsets of the last checkpoint, by partition of the source; empty to begin at
                 the start. See `MicroBatch.offsets`.
 
+        By default, each batch of `events` is a micro-batch. There are no offsets then, so a run
+        that is started again begins again.
+
         Raises:
             UsageError: The input cannot be read, or the offsets are of another input.
         """
-        raise NotImplementedError
+        del offsets  # for sources that can go on where they were
+        for batch in self.events(training_input, metrics):
+            yield MicroBatch([BatchPartition(batch)])
 
 
 MIN_LOOK_BACK = timedelta(minutes=1)
