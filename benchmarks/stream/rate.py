@@ -25,7 +25,7 @@ from stream.scale import Scale
 COMMAND = (
     "morpheus run --num_threads=2 --status_file={status} "
     f"pipeline-ae --userid_column_name={USER_COLUMN} "
-    "{columns} --state={state} --checkpoint_interval=3 "
+    "{columns} --state={state} --checkpoint_interval=1 "
     "from-kafka --bootstrap_servers={brokers} "
     "--input_topic=events --group_id=bench --instance_id=bench-1 --log_format=cloudtrail "
     "train-ae --pretrained_filename={models} preprocess inf-pytorch add-scores --label=risk "

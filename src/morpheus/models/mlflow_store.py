@@ -203,7 +203,8 @@ class MlflowFiles:
             return
         with suppress(FileNotFoundError), _translate_errors(str(self)):
             run = self.client.get_run(self.find_run())
-            repository = get_artifact_repository(run.info.artifact_uri)
+            # mlflow's own types leave out those of this method.
+            repository: Any = get_artifact_repository(run.info.artifact_uri)
             for name in names:
                 with suppress(NotImplementedError):
                     repository.delete_artifacts(name)
