@@ -419,6 +419,7 @@ class Pipeline:
         resources.callback(_close, source)
         shutdown = GracefulShutdown(source)
         for worker in workers:
+            resources.callback(worker.abandon)  # if reading fails, too
             worker.start()
         micro_batches = iter(shutdown)
         resources.callback(_close, micro_batches)

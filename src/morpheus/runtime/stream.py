@@ -172,28 +172,15 @@ class DurableStream(Stream):
         stats = self.metrics.stream = StreamStats(progress=time.monotonic())
         stats.sinks = {worker.key: worker.stats for worker in self.workers}
         self._measure(stats)
-        try:
-            for micro_batch in micro_batches:
-                self._take_over(micro_batch)
-                yield from self.process(micro_batch)
-                self._note(micro_batch)
-                self._publish()
-                if time.monotonic() >= self._due:
-                    self._checkpoint(stats)
-                self._wait_for_room(stats)
-            self._finish(stats)
-        finally:
-            for worker in self.workers:
-                worker.abandon()
-
-    def start(self) -> None:
-        """Open the sinks, before anything is read.
-
-        Raises:
-            MorpheusError: A sink cannot be opened.
-        """
-        for worker in self.workers:
-            worker.start()
+        for micro_batch in micro_batches:
+            self._take_over(micro_batch)
+            yield from self.process(micro_batch)
+            self._note(micro_batch)
+            self._publish()
+            if time.monotonic() >= self._due:
+                self._checkpoint(stats)
+            self._wait_for_room(stats)
+        self._finish(stats)
 
     def _take_over(self, micro_batch: MicroBatch) -> None:
         """Drop the states of users whom another process has now, and take over those of others."""
