@@ -24,10 +24,8 @@ from morpheus.features.encoder import (
 
 def codes_of(column, values):
     """The code that a column gives each value."""
-    dictionary = DictionaryEncoder(pl.Series("c", values, dtype=pl.String).to_frame(), ["c"])
-    if not dictionary.column_positions:
-        return [column.missing_code] * len(values)
-    return column.encode(dictionary.codes[0], dictionary.value_codes("c")).tolist()
+    rows = Encoder((column,)).encode(pl.Series("c", values, dtype=pl.String).to_frame())
+    return rows.codes[rows.inverse, 0].tolist()
 
 
 values_strategy = st.lists(st.one_of(st.none(), st.text(max_size=3)), min_size=1, max_size=40)

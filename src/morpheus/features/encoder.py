@@ -48,8 +48,8 @@ class Category:
     >>> column = Category.fit("agent", pl.Series(["cli", "cli", "web", None, "cli", "web", "x"]))
     >>> column.vocabulary
     ('cli', 'web')
-    >>> column.encode(np.array([1, -1, 0]), {"kali": 0, "web": 1}).tolist()
-    [3, 0, 1]
+    >>> column.code_table
+    {None: 0, 'cli': 2, 'web': 3}
     """
 
     name: str
@@ -102,22 +102,6 @@ class Category:
         codes: dict[str | None, int] = {None: self.missing_code}
         codes.update((value, code) for code, value in enumerate(self.vocabulary, FIRST_CODE))
         return codes
-
-    def encode(
-        self, values: NDArray[np.int32], value_codes: Mapping[str, int]
-    ) -> NDArray[np.int32]:
-        """Return the code of each value, (rows,).
-
-        Args:
-            values: Codes of a `DictionaryEncoder`, (rows,); -1 for a missing value.
-            value_codes: The code of each value there.
-        """
-        table = np.full(len(value_codes) + 1, UNKNOWN, dtype=np.int32)
-        table[-1] = self.missing_code
-        for code, value in enumerate(self.vocabulary, start=FIRST_CODE):
-            if value in value_codes:
-                table[value_codes[value]] = code
-        return table[values]
 
 
 MIN_DISTINCT_NUMBERS = 32
@@ -275,13 +259,16 @@ def _parse_numbers(values: pl.Series) -> pl.Series:
     return numbers.set(~numbers.is_finite().fill_null(value=False), None)
 
 
+_FEW_ROWS = 1024
+"""Number of rows up to which one call for all columns is faster than one call for each."""
+
 MAX_PYTHON_ROWS = 4096
 """Number of rows up to which plain Python is faster than Polars calls."""
 
 
-MAX_TABLE_RATIO = 64
-"""Rows of a table per row of a batch, up to which the encoding of the table is used. It has values
-of all users, and looking at each of them costs more than encoding a few events."""
+MAX_TABLE_RATIO = 32
+"""Distinct values of a table per cell of a batch, up to which the encoding of the table is used. It
+has values of all users, and looking at each of them costs more than encoding a few events."""
 
 
 @dataclass(frozen=True)
@@ -337,6 +324,16 @@ class DictionaryEncoder:
         self.codes  # noqa: B018 - finds the words, too
         return self._value_codes[name]
 
+    @cached_property
+    def offsets(self) -> NDArray[np.intp]:
+        """Position of each column's missing value, if the values of all columns are in one array.
+
+        The values of a column follow, in the order of their codes. The last element is the length
+        of the array. Shape (columns + 1,).
+        """
+        sizes = [len(self.value_codes(name)) + 1 for name in self.column_positions]
+        return np.cumsum([0, *sizes], dtype=np.intp)
+
 
 class HasFrame(Protocol):
     """Rows, from which a frame can be made."""
@@ -376,8 +373,10 @@ class EncodedSlice:
 
     def serves(self, frame: pl.DataFrame, names: Sequence[str]) -> bool:
         """Return whether it covers the rows, and encoding them alone would not be faster."""
-        is_small = self.dictionary.frame.height <= MAX_TABLE_RATIO * max(frame.height, 1)
-        return is_small and self.covers(frame, names)
+        if not self.covers(frame, names):
+            return False
+        cells = frame.height * len(self.dictionary.column_positions)
+        return bool(self.dictionary.offsets[-1] <= MAX_TABLE_RATIO * max(cells, 1))
 
     def deduplicate(self) -> UniqueRows:
         """Return the distinct rows.
@@ -419,13 +418,6 @@ class UniqueRows:
         """Return whether any row of the table has a value in a column."""
         return name in self.encoded_slice.dictionary.column_positions
 
-    def column_codes(self, name: str) -> NDArray[np.int32]:
-        """Return the codes of a column with values, (distinct,).
-
-        They are those of `DictionaryEncoder.value_codes`.
-        """
-        return np.asarray(self.codes[self.encoded_slice.dictionary.column_positions[name]])
-
     def column_values(self, name: str) -> pl.Series:
         """Return the values of a column, (distinct,)."""
         return self.encoded_slice.frame[name][self.first_index]
@@ -443,9 +435,15 @@ def number_within(lengths: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
 
 def hash_rows(codes: NDArray[np.int32]) -> NDArray[np.uint64]:
     """Hash each row of (columns, rows) codes, (rows,). Equal rows have equal hashes."""
-    hashes = np.zeros(codes.shape[1], dtype=np.uint64)
-    for factor, column in zip(_hash_factors(len(codes)), codes, strict=True):
-        hashes += factor * column.astype(np.uint64)
+    factors, rows = _hash_factors(len(codes)), codes.shape[1]
+    if rows <= _FEW_ROWS:
+        products = codes.astype(np.uint64)
+        products *= factors[:, None]
+        return np.asarray(products.sum(axis=0, dtype=np.uint64))
+    hashes, product = np.zeros(rows, dtype=np.uint64), np.empty(rows, dtype=np.uint64)
+    for factor, column in zip(factors, codes, strict=True):
+        np.multiply(column, factor, out=product, dtype=np.uint64, casting="unsafe")
+        hashes += product
     return hashes
 
 
@@ -573,9 +571,10 @@ class Encoder:
         if encoded_slice is None or not encoded_slice.serves(frame, self.names):
             encoded_slice = EncodedSlice.from_frame(frame, self.names)
         unique = encoded_slice.deduplicate()
-        codes = np.empty((len(unique.first_index), len(self.columns)), dtype=np.int32)
+        codes = self._encode_categories(unique)
         for c, column in enumerate(self.columns):
-            codes[:, c] = _encode_column(column, unique)
+            if isinstance(column, Number) and unique.has_values(column.name):
+                codes[:, c] = column.encode(unique.column_values(column.name))
         number_columns = [column for column in self.columns if isinstance(column, Number)]
         scaled = np.zeros((len(unique.first_index), len(number_columns)), dtype=np.float32)
         for n, column in enumerate(number_columns):
@@ -583,6 +582,32 @@ class Encoder:
                 scaled[:, n] = column.scale(unique.column_values(column.name))
         distinct = deduplicate_rows(codes, scaled)
         return replace(distinct, inverse=distinct.inverse[unique.inverse])
+
+    def _encode_categories(self, unique: UniqueRows) -> NDArray[np.int32]:
+        """Return the code of each column in each distinct row; a number is left missing."""
+        dictionary = unique.encoded_slice.dictionary
+        codes = np.tile(self._missing_codes, (len(unique.first_index), 1))
+        found = {
+            c: (column, dictionary.column_positions[column.name])
+            for c, column in enumerate(self.columns)
+            if isinstance(column, Category) and column.name in dictionary.column_positions
+        }
+        if not found:
+            return codes
+        columns, positions = list(found), [position for _, position in found.values()]
+        # The values of all columns share one array: a call for each column takes longer.
+        table = np.full(dictionary.offsets[-1], UNKNOWN, dtype=np.int32)
+        table[dictionary.offsets[positions]] = self._missing_codes[columns]
+        known = [pair for each in found.values() for pair in _iter_known(*each, dictionary)]
+        if known:
+            index, value = np.array(known, dtype=np.intp).T
+            table[index] = value
+        codes[:, columns] = table[unique.codes[positions].T + (dictionary.offsets[positions] + 1)]
+        return codes
+
+    @cached_property
+    def _missing_codes(self) -> NDArray[np.int32]:
+        return np.array([column.missing_code for column in self.columns], dtype=np.int32)
 
 
 def encode_users(
@@ -650,16 +675,16 @@ def _list_rows(frame: pl.DataFrame, names: Sequence[str]) -> list[tuple[str | No
     return list(zip(*columns, strict=True)) if columns else [()] * frame.height
 
 
-def _encode_column(column: Column, unique: UniqueRows) -> NDArray[np.int32] | int:
-    """Return the code of a column in each distinct row."""
-    name = column.name
-    if not unique.has_values(name):
-        return column.missing_code
-    if isinstance(column, Number):
-        return column.encode(unique.column_values(name))
-    return column.encode(
-        unique.column_codes(name), unique.encoded_slice.dictionary.value_codes(name)
-    )
+def _iter_known(
+    column: Category, position: int, dictionary: DictionaryEncoder
+) -> Iterator[tuple[int, int]]:
+    """Yield the position in all values, and the code, of each known value of a column."""
+    start, values = int(dictionary.offsets[position]) + 1, dictionary.value_codes(column.name)
+    if len(column.vocabulary) <= len(values):
+        vocabulary = enumerate(column.vocabulary, FIRST_CODE)
+        return ((start + values[value], code) for code, value in vocabulary if value in values)
+    known = column.code_table
+    return ((start + i, known[value]) for value, i in values.items() if value in known)
 
 
 def deduplicate_rows(codes: NDArray[np.int32], numbers: NDArray[np.float32]) -> EncodedRows:

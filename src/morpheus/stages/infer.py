@@ -57,7 +57,7 @@ class Preprocess(Transform):
             if i in found:
                 yield [batch.evolve(Encoded, encoded=found[i], dict_codes=None)]
             else:
-                yield list(self.process(batch, None))
+                yield list(self.process(_leave_large_table(batch), None))
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,14 @@ def _can_be_bundled(batch: WithModel) -> bool:
     """Return whether the events can be encoded together with those of other users."""
     fingerprint, rows = batch.fingerprint, batch.table.height
     return fingerprint is not None and 0 < rows <= MAX_ROWS and not fingerprint.encoder.has_numbers
+
+
+def _leave_large_table(batch: WithModel) -> WithModel:
+    """Encode a few events among many by themselves: few users of the table are encoded here."""
+    codes = batch.dict_codes
+    if codes is None or codes.dictionary.frame.height <= MAX_ROWS * batch.table.height:
+        return batch
+    return batch.change(dict_codes=None)
 
 
 def _compute_losses(batch: Encoded) -> NDArray[np.float32]:
