@@ -33,10 +33,10 @@ from morpheus.sources.compression import (
     strip_padding,
     to_utf8,
 )
+from morpheus.sources.cut_records import RawJson
 from morpheus.sources.json_records import (
     TABLE_MISSING_TEXTS,
     ParseErrors,
-    RawJson,
     decode_leniently,
     encode_json,
     normalize_name,

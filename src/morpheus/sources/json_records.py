@@ -16,17 +16,18 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from operator import attrgetter
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 import polars as pl
 from msgspec.structs import astuple
 
 from morpheus.errors import UsageError
+from morpheus.sources.cut_records import RawJson, RecordCutter
 
-RawJson = bytes | msgspec.Raw
-"""The JSON text of one value."""
 ParseErrors = Sequence[tuple[int | None, str]]
 """What could not be read: its line or number, or None for the file, and the reason."""
 
@@ -255,6 +256,7 @@ class Flattener:
 
     def __post_init__(self) -> None:
         self._decoder = None if self.all_columns else self._compile_decoder()
+        self.cutter = None if self._decoder is None else self._make_cutter(self._decoder)
         self._warned: set[str] = set()
         self._columns: dict[str, str] = {}
         own = [(normalize_name(name), name) for name in self.wanted_columns]
@@ -272,6 +274,23 @@ class Flattener:
         Returns:
             One row per record, all columns text; and the rejected rows, with the reasons.
         """
+        with _pause_gc():
+            cut = None if self.cutter is None else self.cutter.cut(records)
+        if cut is None:
+            return self.flatten_whole(records)
+        columns = {**cut.cells, **clear_missing_texts(cut.texts).to_dict()}
+        usable, nulls = cut.usable, _make_null_column(len(records))
+        frame = pl.DataFrame({name: columns.get(name, nulls) for name in self.wanted_columns})
+        if usable.all():
+            return frame, {}
+        others = np.flatnonzero(~usable)
+        rest, refused = self.flatten_whole([records[row] for row in others.tolist()])
+        order = np.argsort(np.concatenate([np.flatnonzero(usable), others]))
+        joined = pl.concat([frame.filter(pl.Series(usable)), rest])
+        return joined[order], {int(others[row]): reason for row, reason in refused.items()}
+
+    def flatten_whole(self, records: Sequence[RawJson]) -> tuple[pl.DataFrame, dict[int, str]]:
+        """Flatten records that are decoded whole."""
         step = len(records) if self.all_columns else _BLOCK_RECORDS
         blocks: list[dict[str, pl.Series]] = []
         refused: dict[int, str] = {}
@@ -285,6 +304,31 @@ class Flattener:
         # No rechunk here: the tables are rechunked once, when they are joined.
         columns = {name: pl.concat([b[name] for b in blocks]) for name in blocks[0]}
         return clear_missing_texts(pl.DataFrame(columns)), refused
+
+    def _make_cutter(self, decoder: StructDecoder) -> RecordCutter | None:
+        """Return what cuts records, unless a column has several paths."""
+        if not decoder.has_distinct_columns:
+            return None
+        paths = {path: flatten_name(path, self.drop_characters) for path in self.paths}
+        top = {path: name for path, name in paths.items() if "." not in path}
+        top = {path: name for path, name in top.items() if name in self.wanted_columns}
+        converted = {path for path, name in top.items() if name in self.transforms}
+        nested = {path.split(".")[0] for path in paths if "." in path}
+        return RecordCutter(self._decode_objects, top, frozenset(converted | nested))
+
+    def _decode_objects(self, objects: Sequence[str]) -> tuple[pl.DataFrame, Sequence[bool | None]]:
+        """Decode parts of records; see `RecordCutter`."""
+        decoder = self._decoder
+        assert decoder is not None  # noqa: S101 - there is no cutter without it
+        events = [decoder.decode_or_none(text, may_be_flat=True) for text in objects]
+        cells = decoder.to_columns([event or decoder.empty for event in events])
+        for name in self.transforms.keys() & cells.keys():
+            cells[name] = list(map(self.transforms[name], cells[name]))
+        frame = pl.DataFrame([to_string_series(values).alias(n) for n, values in cells.items()])
+        nested = [None if event is None else decoder.has_nested(event) for event in events]
+        if not cells:
+            frame = pl.DataFrame({"": [None] * len(events)}, {"": pl.String})
+        return clear_missing_texts(frame), nested
 
     def _flatten_block(
         self, records: Sequence[RawJson]
@@ -470,7 +514,7 @@ class StructDecoder:
         nested_decoders: Decoders of nested objects, by struct field.
     """
 
-    decode: Callable[[RawJson], Any]
+    decode: Callable[[RawJson | str], Any]
     empty: Any
     leaf_columns: Mapping[str, str]
     nested_decoders: Mapping[str, StructDecoder]
@@ -509,13 +553,24 @@ class StructDecoder:
         every = any(all(map(attrgetter(name), events)) for name in self.nested_decoders)
         return events if every or all(map(self.has_nested, events)) else None
 
-    def decode_or_none(self, record: RawJson) -> Any | None:  # noqa: ANN401 - a type compiled at run time
+    def decode_or_none(self, record: RawJson | str, *, may_be_flat: bool = False) -> Any | None:  # noqa: ANN401 - a type compiled at run time
         """Decode a record; None if it does not have this structure."""
         try:
             event = self.decode(record)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
-        return event if self.has_nested(event) else None
+        return event if may_be_flat or self.has_nested(event) else None
+
+    @property
+    def has_distinct_columns(self) -> bool:
+        """Whether no column has several paths."""
+        names = self.list_columns()
+        return len(names) == len(set(names))
+
+    def list_columns(self) -> list[str]:
+        """Return the column of each path."""
+        inner = [each.list_columns() for each in self.nested_decoders.values()]
+        return [*self.leaf_columns.values(), *chain.from_iterable(inner)]
 
     def has_nested(self, event: object) -> bool:
         """Return whether an event has a nested object. A flat record has none."""

@@ -38,6 +38,7 @@ from morpheus.sources.compression import (
     read_bytes,
     to_utf8,
 )
+from morpheus.sources.cut_records import RawJson
 from morpheus.sources.discovery import FileDiscovery
 from morpheus.sources.envelopes import (
     Records,
@@ -51,7 +52,7 @@ from morpheus.sources.group_by_user import (
     drop_null_columns,
     find_non_null_columns,
 )
-from morpheus.sources.json_records import Flattener, ParseErrors, RawJson, flatten_name
+from morpheus.sources.json_records import Flattener, ParseErrors, flatten_name
 from morpheus.sources.log_format import (
     LogFormat,
     collect_rule_columns,
