@@ -56,11 +56,10 @@ def trials(scale: Scale) -> list[TrainJob]:
     """Return the training job of each user that finds the best number of epochs."""
     logs = fleet(scale.scratch, 12, rate=scale.rich, forms=("parquet",))
     users = [UserHistory(user[USER][0], user, user[TIME]) for user in histories(logs, 1000)]
-    encode = partial(Encoder.fit, names=COLUMNS)
-    return [
-        TrainValidationSplit.from_history(user, encode, seed=1).make_validation_job(EPOCHS)
-        for user in users
-    ]
+    splits = (
+        TrainValidationSplit.from_history(user, COLUMNS, Encoder.fit, seed=1) for user in users
+    )
+    return [split.make_validation_job(EPOCHS) for split in splits]
 
 
 def beside(stacked: Trainer, tasks: Sequence[TrainJob]) -> tuple[int, float, float, float, float]:

@@ -183,6 +183,24 @@ def test_slice_of_a_table_is_encoded_as_if_it_were_alone(history, rows, data):
         assert np.array_equal(getattr(alone, name), getattr(in_table, name)), name
 
 
+@given(rows_strategy, st.sampled_from([1, MAX_PYTHON_ROWS]), st.data())
+def test_columns_learned_from_a_slice_of_a_table_are_those_of_its_values(rows, height, data):
+    frame = pl.DataFrame(rows, schema={"a": pl.String, "n": pl.String}, orient="row")
+    quantity = pl.int_range(pl.len()) * data.draw(st.integers(0, 3))
+    frame = pl.concat([frame] * (height // frame.height + 1)).with_columns(
+        text_quantity=quantity.cast(pl.String), quantity=quantity, flag=quantity % 2 == 0
+    )
+    start = data.draw(st.integers(0, frame.height - 1))
+    part = frame.slice(start, data.draw(st.integers(1, frame.height - start)))
+    encoded_slice = EncodedSlice(part, DictionaryEncoder(frame, frame.columns), start)
+    fitted = Encoder.fit(part, frame.columns, encoded_slice=encoded_slice)
+    assert fitted.digest == Encoder.fit(part, frame.columns).digest
+    for column, values in zip(fitted.columns, part, strict=True):
+        of_numbers = is_number(values)
+        fit = Number.fit(values.name, values, "standard") if of_numbers else None
+        assert column == (fit or Category.fit(values.name, values))
+
+
 @given(rows_strategy)
 def test_codes_of_few_and_of_many_rows_restore_the_same_values(rows):
     frame = pl.DataFrame(rows, schema={"a": pl.String, "n": pl.String}, orient="row")

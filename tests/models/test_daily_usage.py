@@ -127,6 +127,16 @@ def test_others_are_all_users_but_the_one_who_is_compared():
     assert (alone == alone[0]).all()
 
 
+@given(VALUES, st.integers(1, 40), st.integers(0, 9))
+@settings(max_examples=40, deadline=None)
+def test_risks_of_calibration_are_those_of_scoring_whatever_follows(events, end, seed):
+    scorer = make_scorer(seed, maxima=(5.0, 30.0))
+    values = make_values(scorer, events)
+    whole = scorer.score(values, UsageState()).risk
+    assert np.array_equal(scorer.measure_risks(values), whole)
+    assert np.array_equal(scorer.measure_risks(values.take(slice(end))), whole[:end])
+
+
 @given(VALUES, st.lists(st.integers(0, 40), max_size=4), st.integers(0, 9), st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_risks_do_not_depend_on_where_events_are_cut(events, cuts, seed, attribute):

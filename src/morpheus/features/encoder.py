@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from functools import cache, cached_property
 from hashlib import blake2b
@@ -71,12 +71,25 @@ class Category:
         """
         text = values if values.dtype == pl.String else values.cast(pl.String)
         counts = Counter((text if missing is None else text.fill_null(missing)).to_list())
-        frequent = [
-            (-count, value)
-            for value, count in counts.items()
-            if value is not None and count >= min_count
-        ]
-        return cls(name, tuple(value for _, value in sorted(frequent)[:MAX_VOCABULARY]), missing)
+        counts.pop(None, None)
+        return cls(name, _order_by_count(counts.items(), min_count), missing)
+
+    @classmethod
+    def from_counts(
+        cls, name: str, value_codes: Mapping[str, int], counts: NDArray[np.intp]
+    ) -> Category:
+        """Learn a column from the number of occurrences of each value; see `fit`.
+
+        Args:
+            name: Name of the column.
+            value_codes: Position of each value in `counts`.
+            counts: Number of occurrences, (values,).
+
+        >>> Category.from_counts("agent", {"cli": 0, "web": 1, "x": 2}, np.array([2, 3, 1]))
+        Category(name='agent', vocabulary=('web', 'cli'), missing=None)
+        """
+        numbers = counts.tolist()
+        return cls(name, _order_by_count((v, numbers[code]) for v, code in value_codes.items()))
 
     @property
     def n_codes(self) -> int:
@@ -102,6 +115,12 @@ class Category:
         codes: dict[str | None, int] = {None: self.missing_code}
         codes.update((value, code) for code, value in enumerate(self.vocabulary, FIRST_CODE))
         return codes
+
+
+def _order_by_count(counts: Iterable[tuple[str, int]], min_count: int = 2) -> tuple[str, ...]:
+    """Return the frequent values, most frequent first, then by name."""
+    frequent = sorted((-count, value) for value, count in counts if count >= min_count)
+    return tuple(value for _, value in frequent[:MAX_VOCABULARY])
 
 
 MIN_DISTINCT_NUMBERS = 32
@@ -378,6 +397,24 @@ class EncodedSlice:
         cells = frame.height * len(self.dictionary.column_positions)
         return bool(self.dictionary.offsets[-1] <= MAX_TABLE_RATIO * max(cells, 1))
 
+    def count_values(self) -> dict[str, NDArray[np.intp]]:
+        """Count the rows with each value of each column with values in the table, (values,).
+
+        Values are in the order of `DictionaryEncoder.value_codes`.
+
+        >>> frame = pl.DataFrame({"action": ["get", "put", None, "get"]})
+        >>> EncodedSlice.from_frame(frame, ["action"]).count_values()["action"].tolist()
+        [2, 1]
+        """
+        dictionary = self.dictionary
+        codes = dictionary.codes[:, self.start : self.start + self.frame.height]
+        # One count of all columns; the first of each is that of missing values.
+        sizes = [len(dictionary.value_codes(name)) + 1 for name in dictionary.column_positions]
+        ends = np.cumsum(sizes, dtype=np.intp)
+        cells = codes + (ends - sizes + 1)[:, None]
+        counts = np.split(np.bincount(cells.ravel(), minlength=sum(sizes)), ends[:-1])
+        return {name: counts[c][1:] for name, c in dictionary.column_positions.items()}
+
     def deduplicate(self) -> UniqueRows:
         """Return the distinct rows.
 
@@ -516,6 +553,7 @@ class Encoder:
         names: Sequence[str],
         scaler: str = "standard",
         kinds: Mapping[str, str] | None = None,
+        encoded_slice: EncodedSlice | None = None,
     ) -> Encoder:
         """Learn the columns of a history.
 
@@ -524,17 +562,26 @@ class Encoder:
             names: The columns; those that the history does not have are left out.
             scaler: Scale of number columns: "none", "standard" or "gauss_rank".
             kinds: `category` or `number` by column; by default the values decide.
+            encoded_slice: The history in the dictionary encoding of a larger table. If it is not
+                given, the history is encoded by itself.
 
         >>> frame = pl.DataFrame({"action": ["get", "get", "put", "put"], "bytes": [1, 2, 3, 4]})
         >>> [type(c).__name__ for c in Encoder.fit(frame, ["action", "bytes", "no"]).columns]
         ['Category', 'Number']
         """
-        present = [name for name in names if name in frame.columns]
-        return cls(
-            tuple(
-                _fit_column(name, frame[name], scaler, (kinds or {}).get(name)) for name in present
-            )
-        )
+        if encoded_slice is None or not encoded_slice.covers(frame, names):
+            encoded_slice = EncodedSlice.from_frame(frame, names)
+        counts, kinds, columns = encoded_slice.count_values(), kinds or {}, list[Column]()
+        existing = set(frame.columns)
+        for name in (name for name in names if name in existing):
+            values = frame[name]
+            numbers = counts.get(name, _NO_COUNTS)
+            if _is_number_column(values, kinds.get(name), int(np.count_nonzero(numbers))):
+                columns.append(Number.fit(name, values, scaler))
+            else:
+                value_codes = encoded_slice.dictionary.value_codes(name) if len(numbers) else {}
+                columns.append(Category.from_counts(name, value_codes, numbers))
+        return cls(tuple(columns))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -697,7 +744,11 @@ def deduplicate_rows(codes: NDArray[np.int32], numbers: NDArray[np.float32]) -> 
     return EncodedRows(codes[first], numbers[first], inverse)
 
 
-def _fit_column(name: str, values: pl.Series, scaler: str, kind: str | None) -> Column:
-    if is_number(values, kind):
-        return Number.fit(name, values, scaler)
-    return Category.fit(name, values)
+_NO_COUNTS = np.zeros(0, dtype=np.intp)
+
+
+def _is_number_column(values: pl.Series, kind: str | None, distinct: int) -> bool:
+    """The same as `is_number`, which needs not look at text with few distinct values."""
+    if kind is None and values.dtype == pl.String and distinct <= MIN_DISTINCT_NUMBERS:
+        return False
+    return is_number(values, kind)

@@ -355,17 +355,28 @@ class DailyScorer:
             state: What is remembered; updated.
             attribute: Divide what earlier events add among the columns.
         """
+        windows = self._iter_windows(values, state)
+        scores = DailyScores.concat([window.summarise(evidence) for window, evidence in windows])
+        return scores.divide(state, self.usage.leads) if attribute else scores
+
+    def measure_risks(self, values: EventValues) -> FloatArray:
+        """Return the risks of some events that follow the history, (B,)."""
+        windows = self._iter_windows(values, UsageState())
+        return np.concatenate([evidence.risks for _, evidence in windows])
+
+    def _iter_windows(
+        self, values: EventValues, state: UsageState
+    ) -> Iterator[tuple[_Window, _Evidence]]:
+        """Yield the windows of a batch with their evidence; each is remembered after that."""
         state.start_history(self.identity)
         days = np.maximum.accumulate(np.maximum(values.days, state.day))
-        by_history, parts = self._compare_with_history(values), []
+        by_history = self._compare_with_history(values)
         for rows in self._split_days(days):
             window = _Window.open(self, values.take(rows), days[rows], state)
             window.weigh_days(by_history)
             evidence = window.find_evidence()
-            parts.append(window.summarise(evidence))
+            yield window, evidence
             window.save(evidence)
-        scores = DailyScores.concat(parts)
-        return scores.divide(state, self.usage.leads) if attribute else scores
 
     def _compare_with_history(self, values: EventValues) -> _ByHistory:
         """Return the evidence of distinct rows by the history alone."""

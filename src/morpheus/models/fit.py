@@ -30,7 +30,7 @@ from morpheus.features.encoder import (
 )
 from morpheus.models.autoencoder import Autoencoder
 from morpheus.models.calibration import CalibrationSet, ModelSummary
-from morpheus.models.daily_usage import DailyScorer, EventValues, UsageState
+from morpheus.models.daily_usage import DailyScorer, EventValues
 from morpheus.models.population import Population
 from morpheus.models.profile import (
     SCOPE_GLOBAL,
@@ -143,9 +143,11 @@ def fit_fingerprints(  # noqa: PLR0913 - what fingerprints depend on, and nothin
     Returns:
         One fingerprint for each history, in order.
     """
-    encode = partial(Encoder.fit, names=columns, scaler=scaler, kinds=kinds)
+    encode = partial(Encoder.fit, scaler=scaler, kinds=kinds)
     splits = [
-        TrainValidationSplit.from_history(history, encode, seed, population, timezone)
+        TrainValidationSplit.from_history(
+            history, columns, encode, seed=seed, population=population, timezone=timezone
+        )
         for history in histories
     ]
     validated = trainer([split.make_validation_job(epochs) for split in splits])
@@ -204,10 +206,12 @@ class TrainValidationSplit:
     timezone: str = "UTC"
 
     @classmethod
-    def from_history(
+    def from_history(  # noqa: PLR0913 - what it depends on, and nothing else
         cls,
         history: UserHistory,
-        encode: Callable[[pl.DataFrame], Encoder],
+        columns: Sequence[str],
+        encode: Callable[..., Encoder],
+        *,
         seed: int,
         population: Population | None = None,
         timezone: str = "UTC",
@@ -216,7 +220,8 @@ class TrainValidationSplit:
 
         Args:
             history: The history.
-            encode: Fits an encoder to events.
+            columns: Feature columns.
+            encode: Fits an encoder to events; see `Encoder.fit`.
             seed: Random seed of the run.
             population: Sample of all users; None for no comparison.
             timezone: Time zone of days.
@@ -224,16 +229,20 @@ class TrainValidationSplit:
         events, learned = history.events, history.learned
         n_validation = max(1, int(events.height * VALIDATION_FRACTION))
         early, late = events.head(max(1, events.height - n_validation)), events.tail(n_validation)
-        known = events
+        dictionary = DictionaryEncoder(events, columns)
+        early_slice, whole = EncodedSlice(early, dictionary), EncodedSlice(events, dictionary)
+        late_slice = EncodedSlice(late, dictionary, events.height - late.height)
+        known = whole
         if learned is not None:
-            early, known = early.filter(learned[: early.height]), events.filter(learned)
-        train_encoder, encoder = (encode(part) for part in (early, known))
-        dictionary = DictionaryEncoder(events, encoder.names)
-        start = events.height - late.height
-        early_slice = EncodedSlice(early, dictionary) if learned is None else None
+            early = early.filter(learned[: early.height])
+            early_slice = EncodedSlice.from_frame(early, columns)
+            known = EncodedSlice.from_frame(events.filter(learned), columns)
+        train_encoder, encoder = (
+            encode(part.frame, columns, encoded_slice=part) for part in (early_slice, known)
+        )
         train_rows = train_encoder.encode(early, early_slice)
-        validation_rows = train_encoder.encode(late, EncodedSlice(late, dictionary, start))
-        rows = encoder.encode(events, EncodedSlice(events, dictionary))
+        validation_rows = train_encoder.encode(late, late_slice)
+        rows = encoder.encode(events, whole)
         sample = population or Population.from_single_user(history.user, events, history.times)
         parts = train_rows, validation_rows, encoder, rows
         return cls(history, train_encoder, *parts, seed, sample, timezone)
@@ -279,10 +288,6 @@ class TrainValidationSplit:
 
     def count_usage(self, events: int) -> Usage:
         """Count the values of the first events of the history, with the codes of the whole."""
-        names, columns = self.encoder.names, self.encoder.columns
-        population, user = self.population, self.history.user
-        others = [population.others(each.name, _vocabulary(each), user) for each in columns]
-        novelty = np.array([population.novelty(name) for name in names])
         codes, sessions = self.rows.codes[self.rows.inverse[:events]], self.sessions[:events]
         if self.history.learned is not None:
             learned = self.history.learned[:events]
@@ -290,11 +295,29 @@ class TrainValidationSplit:
         return Usage.fit(
             codes,
             sessions,
-            sizes=[column.n_codes for column in columns],
-            others=np.concatenate(others),
-            novelty_prior=np.where(np.isnan(novelty), self.oov_rates, novelty),
-            leads=find_redundant_columns(self.encoder, self.learned_rows),
+            sizes=[column.n_codes for column in self.encoder.columns],
+            others=self._others,
+            novelty_prior=self._novelty_prior,
+            leads=self._leads,
         )
+
+    @cached_property
+    def _others(self) -> NDArray[np.float64]:
+        """Share of each code among other users, (V,)."""
+        population, user = self.population, self.history.user
+        columns = self.encoder.columns
+        return np.concatenate([population.others(c.name, _vocabulary(c), user) for c in columns])
+
+    @cached_property
+    def _novelty_prior(self) -> NDArray[np.float64]:
+        """Rate of new values of each column in the population, (C,)."""
+        novelty = np.array([self.population.novelty(name) for name in self.encoder.names])
+        return np.where(np.isnan(novelty), self.oov_rates, novelty)
+
+    @cached_property
+    def _leads(self) -> tuple[int, ...]:
+        """For each column the first column with the same information, (C,)."""
+        return find_redundant_columns(self.encoder, self.learned_rows)
 
     @cached_property
     def learned_rows(self) -> EncodedRows:
@@ -379,7 +402,10 @@ class ValidationRun:
         for half in (late, ~late):
             if half.any():
                 usual = self.measure_usual(~half if (~half).any() else half)
-                risks[half] = self._scorer(usual).score(self._values, UsageState()).risk[half]
+                # What comes after the half does not change its risks.
+                end = int(np.flatnonzero(half)[-1]) + 1
+                scored = self._scorer(usual).measure_risks(self._values.take(slice(end)))
+                risks[:end][half[:end]] = scored[half[:end]]
         whole = self.sessions != self._cut_day
         maxima = _maxima_by_day(risks, self.sessions, whole if whole.any() else ~whole)
         limited = limit_by_day(scores[:, None], self.sessions)[:, 0]

@@ -99,14 +99,17 @@ class ValueUsage:
         [0.67, 0.33, 0.0]
         """
         pairs = slice(*np.searchsorted(self.owner, [owner, owner + 1]))
-        own = dict(zip(self.value[pairs].tolist(), self.share[pairs].tolist(), strict=True))
-        others = self.n_owners - bool(own)
-        total, codes = self.mean_share * self.n_owners, self.codes
-        sums = (
-            0.0 if (code := codes.get(value)) is None else total[code] - own.get(code, 0.0)
-            for value in values
-        )
-        return np.fromiter(sums, np.float64, len(values)).clip(0) / max(others, 1)
+        others = self.n_owners - bool(pairs.stop > pairs.start)
+        codes = np.array([self.codes.get(value, -1) for value in values], dtype=np.intp)
+        own = np.zeros(len(self.codes))
+        own[self.value[pairs]] = self.share[pairs]
+        sums = np.where(codes < 0, 0.0, self._total_share[codes] - own[codes])
+        return sums.clip(0) / max(others, 1)
+
+    @cached_property
+    def _total_share(self) -> NDArray[np.float64]:
+        """Sum over users of each value's share, (V,)."""
+        return self.mean_share * self.n_owners
 
     def similarity(self, own: pl.Series) -> NDArray[np.float64]:
         """Compare a user with each user of the sample.
@@ -197,10 +200,8 @@ class Population:
         kinds = len(usage.codes) + 1
         if usage.n_owners == (owner != _UNKNOWN_OWNER):
             return np.full(len(shares), 1 / kinds)
-        known = [None] if vocabulary is None else [None, *vocabulary]
-        shares[[MISSING, *range(FIRST_CODE, FIRST_CODE + len(known) - 1)]] = (
-            usage.mean_share_of_others(known, owner)
-        )
+        found = usage.mean_share_of_others([None, *(vocabulary or ())], owner)
+        shares[MISSING], shares[FIRST_CODE : FIRST_CODE + len(found) - 1] = found[0], found[1:]
         if vocabulary is None:
             shares[FIRST_CODE] = 1 - shares[MISSING]
         return np.asarray((1 - SMOOTHING) * shares + SMOOTHING / kinds)
