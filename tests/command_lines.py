@@ -10,7 +10,8 @@ from contextlib import suppress
 import click
 from click.exceptions import Exit
 
-from morpheus.cli.main import morpheus, run
+from morpheus.cli.chain import run
+from morpheus.cli.main import morpheus
 from morpheus.core.stage import Stage
 
 LEFT_OUT = ("...", "…")

@@ -93,7 +93,7 @@ OWNER_OF_DECISIONS = "test_docs::test_a_decision_has_a_number_of_its_own_and_beg
 
 OPTIONS_OF_OTHER_PROGRAMS = {
     *("--resources", "--directory"),  # of `dask worker` and `http.server`
-    *("--only", "--full", "--quick", "--old"),  # of the benchmarks
+    *("--only", "--full", "--quick", "--old", "--into"),  # of the benchmarks
     *("--faults", "--command", "--brokers", "--evidence", "--rate", "--users", "--minutes"),
     "--events",  # of the benchmark of streams
     # Of the production example of NVIDIA Morpheus.

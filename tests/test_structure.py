@@ -124,7 +124,8 @@ finally:
     sys.setprofile(None)
     threading.setprofile(None)
 modules = sorted(file.removeprefix(package) for file in entered)
-Path("counted.json").write_text(json.dumps({"modules": modules, **counted}))
+result = {"modules": modules, "loaded": sorted(sys.modules), **counted}
+Path("counted.json").write_text(json.dumps(result))
 """
 
 
@@ -195,9 +196,8 @@ def public_members(kind: type) -> set[str]:
 
 
 def loaded_by(code: str) -> set[str]:
-    """The top-level modules that a fresh interpreter has loaded after some code."""
-    show = "\nimport sys; print(*sorted({name.split('.')[0] for name in sys.modules}))"
-    command = [sys.executable, "-c", code + show]
+    """The modules that a fresh interpreter has loaded after some code."""
+    command = [sys.executable, "-c", code + "\nimport sys; print(*sorted(sys.modules))"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return set(done.stdout.splitlines()[-1].split())
 
@@ -266,6 +266,28 @@ def test_help_loads_neither_torch_nor_polars_nor_numpy(words: str) -> None:
         f"morpheus({words.split()!r}, prog_name='morpheus', standalone_mode=False)"
     )
     assert not loaded_by(code) & {"torch", "polars", "numpy", "rich"}
+
+
+def test_help_of_the_command_loads_no_stage_and_no_options() -> None:
+    code = (
+        "from morpheus.cli.main import morpheus\n"
+        "morpheus(['--help'], prog_name='morpheus', standalone_mode=False)"
+    )
+    loaded = loaded_by(code)
+    assert {name for name in loaded if name.startswith("morpheus.") and name.count(".") > 1} == {
+        "morpheus.cli.main",
+        "morpheus.cli.output",
+    }
+    assert not loaded & {"dataclasses", "json", "logging"}, "each takes milliseconds"
+
+
+def test_the_first_lesson_loads_nothing_of_streams_clusters_reports_and_state_files(
+    lesson: dict,
+) -> None:
+    others = {"runtime.stream", "runtime.outbox", "runtime.states", "runtime.dask", "report.view"}
+    others |= {"sources.watcher", "status"}
+    unwanted = {f"morpheus.{name}" for name in others} | {"sqlite3", "logging.config"}
+    assert not unwanted & set(lesson["loaded"])
 
 
 @pytest.mark.parametrize("module", ["stages.train_ae", "stages.infer", "pipeline", "testing"])

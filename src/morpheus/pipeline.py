@@ -16,6 +16,7 @@ from datetime import timedelta
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Union
 
 import polars as pl
 
@@ -58,23 +59,25 @@ from morpheus.runtime.chain import (
     find_feature_stages,
     name_stages,
 )
-from morpheus.runtime.dask import DaskRunner
 from morpheus.runtime.dask_cluster import Cluster, check_scheduler
 from morpheus.runtime.local import LocalRunner, read_partitions, resume_source, save_memory
-from morpheus.runtime.outbox import SinkWorker
 from morpheus.runtime.pool import WorkerPool
-from morpheus.runtime.states import SqliteStateStore, StateStore
-from morpheus.runtime.stream import DurableStream, Stream, StreamSettings, open_outbox_tail
 from morpheus.seasonality.detector import parse_duration
 from morpheus.sinks.to_file import validate_output
 from morpheus.sources.base import Source
 from morpheus.sources.spill_sort import LatenessBuffer
 from morpheus.sources.time_range import parse_allowance
-from morpheus.status import StatusFile
 from morpheus.storage.atomic import set_file_policy, start_cleanup
 from morpheus.storage.object_store import ObjectPath
 from morpheus.storage.spill import SpillDir
 from morpheus.text import quote_backtick
+
+if TYPE_CHECKING:
+    from morpheus.runtime.dask import DaskRunner
+    from morpheus.runtime.outbox import Outbox, SinkWorker
+    from morpheus.runtime.states import SqliteStateStore, StateStore
+    from morpheus.runtime.stream import StreamSettings
+    from morpheus.status import StatusFile
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +91,7 @@ DEFAULT_PRODUCER = {
 }
 """The stage that usually gives each class of batch, for messages about a missing stage."""
 
-Runner = LocalRunner | DaskRunner
+Runner = Union[LocalRunner, "DaskRunner"]
 
 
 @dataclass(frozen=True)
@@ -316,8 +319,7 @@ class Pipeline:
         progress = RunProgress(plan, metrics)
         metrics.on_input = partial(progress.check_input, _expand(stages))
         start = time.perf_counter()
-        path = self.options.status_file
-        status = None if path is None else StatusFile.from_stages(path, stages)
+        status = self._make_status_file(stages)
         if status is not None:
             status.write(metrics, running=True)
         with self._open_store(plan) as store, self._open_runner(store) as runner:
@@ -337,6 +339,13 @@ class Pipeline:
         _raise_first(failures)
         self._check_empty(metrics)
         return metrics
+
+    def _make_status_file(self, stages: Sequence[Stage]) -> StatusFile | None:
+        if self.options.status_file is None:
+            return None
+        from morpheus.status import StatusFile  # noqa: PLC0415 - imports the report
+
+        return StatusFile.from_stages(self.options.status_file, stages)
 
     def _finish(
         self, writers: Iterable[WritesOutputs], metrics: RunMetrics, store: StateStore | None
@@ -369,6 +378,8 @@ class Pipeline:
     def _open_runner(self, store: StateStore | None) -> Iterator[Runner]:
         options = self.options
         if options.engine.lower() == "dask":
+            from morpheus.runtime.dask import DaskRunner  # noqa: PLC0415 - for this engine only
+
             with Cluster(options.scheduler, options.num_threads) as cluster:
                 yield DaskRunner(cluster, store)
         else:
@@ -381,6 +392,8 @@ class Pipeline:
         if self.options.state is None:
             yield None
             return
+        from morpheus.runtime.states import SqliteStateStore  # noqa: PLC0415 - for --state only
+
         store = SqliteStateStore(Path(self.options.state), _describe_state(plan))
         try:
             yield store
@@ -402,17 +415,16 @@ class Pipeline:
         self, progress: RunProgress, store: StateStore | None, resources: ExitStack
     ) -> Iterator[Batch]:
         """Read an endless input, and run all stages."""
+        from morpheus.runtime.states import SqliteStateStore  # noqa: PLC0415 - most inputs end
+        from morpheus.runtime.stream import DurableStream, Stream  # noqa: PLC0415 - the same
+
         plan, metrics = progress.plan, progress.metrics
-        tail = plan.make_tail(saves=False)
         durable = store if isinstance(store, SqliteStateStore) else None
         shared = {} if durable is None else durable.load([None])
-        outbox, workers = None, list[SinkWorker]()
         changelog = plan.source.get_changelog()
-        if durable is not None:
-            if changelog is not None:
-                durable.drop_users()  # another process may have gone on since
-            stages, outbox, workers = open_outbox_tail(tail.stages, tail.names, durable)
-            tail = replace(tail, stages=tuple(stages))
+        if durable is not None and changelog is not None:
+            durable.drop_users()  # another process may have gone on since
+        tail, outbox, workers = _add_outbox(plan.make_tail(saves=False), durable)
         last = tail.open(shared, resources)
         offsets = {} if durable is None or changelog is not None else durable.load_offsets()
         source = self._read_micro_batches(plan, metrics, offsets)
@@ -458,6 +470,8 @@ class Pipeline:
         return metrics.lateness.complete(source, metrics)
 
     def _make_stream_settings(self) -> StreamSettings:
+        from morpheus.runtime.stream import StreamSettings  # noqa: PLC0415 - most inputs end
+
         options = self.options
         return StreamSettings(
             options.checkpoint_interval,
@@ -482,10 +496,11 @@ class Pipeline:
         training_input = _find_training_input(plan.segment)
         source = plan.source if store is None else resume_source(plan.source, store)
         read = source.partitions(training_input, metrics, runner.executor)
-        shared = plan.output_dir() if isinstance(runner, DaskRunner) else None
+        executor = runner.executor
+        shared = plan.output_dir() if isinstance(executor, Cluster) else None
         with SpillDir(shared) as spill_dir, read as partitions:
-            if isinstance(runner, DaskRunner) and shared is not None:
-                runner.executor.check_shared_folder(spill_dir.folder)
+            if isinstance(executor, Cluster) and shared is not None:
+                executor.check_shared_folder(spill_dir.folder)
             parts: Sequence[Partition] = partitions
             if plan.head:
                 events = read_partitions(partitions, metrics, store)
@@ -599,6 +614,18 @@ class Pipeline:
         for stage in self.stages:
             kinds.append(stage.gives or kinds[-1])
         return kinds
+
+
+def _add_outbox(
+    tail: Segment, store: SqliteStateStore | None
+) -> tuple[Segment, Outbox | None, list[SinkWorker]]:
+    """Put an outbox in front of the sinks of a tail, if there is a state file."""
+    from morpheus.runtime.stream import open_outbox_tail  # noqa: PLC0415 - most inputs end
+
+    if store is None:
+        return tail, None, []
+    stages, outbox, workers = open_outbox_tail(tail.stages, tail.names, store)
+    return replace(tail, stages=tuple(stages)), outbox, workers
 
 
 def _close(reader: Iterator[object]) -> None:

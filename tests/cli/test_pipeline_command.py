@@ -12,8 +12,15 @@ import pytest
 from click.testing import CliRunner
 
 from morpheus import __version__
-from morpheus.cli.chain import LazyCommand, first_line
-from morpheus.cli.main import COMMANDS, LOG_LEVELS, TOOLS, main, morpheus
+from morpheus.cli.main import (
+    COMMANDS,
+    LOG_LEVELS,
+    TOOLS,
+    LazyCommand,
+    first_line,
+    main,
+    morpheus,
+)
 
 from .conftest import Run
 

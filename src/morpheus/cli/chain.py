@@ -7,7 +7,6 @@ words and options typed in the wrong place.
 
 from __future__ import annotations
 
-import gc
 import inspect
 import logging
 import os
@@ -17,15 +16,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import Field, dataclass, fields, replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 import click
 from click.core import ParameterSource
 from click.exceptions import Exit
 
+from morpheus.cli.main import (
+    CommandGroup,
+    StrictCommand,
+    first_line,
+    resume_gc,
+    suggest_command,
+)
 from morpheus.cli.output import (
     echo,
     find_exit_code,
@@ -45,7 +50,7 @@ from morpheus.core.stage import (
     resolve_locations,
 )
 from morpheus.errors import EXIT_INTERRUPTED, MorpheusError, UsageError
-from morpheus.text import NOTICE, quote_backtick, suggest
+from morpheus.text import NOTICE
 
 if TYPE_CHECKING:
     from morpheus.core.batch import RunMetrics
@@ -165,214 +170,9 @@ def _to_click_type(kind: type, declared: Mapping[str, Any]) -> click.ParamType[A
     return CLICK_TYPES[kind]
 
 
-# Options given twice.
-
-
-class StrictCommand(click.Command):
-    """A command that rejects an option given twice, unless the option is repeatable.
-
-    Of two values, one would be lost in silence.
-    """
-
-    def make_parser(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's parser has no public type
-        """Return the parser of this command."""
-        parser = super().make_parser(ctx)
-        parse_args = parser.parse_args
-
-        def parse(args: list[str]) -> Any:  # noqa: ANN401 - as click declares it
-            values, rest, order = parse_args(args)
-            if not ctx.resilient_parsing:
-                _reject_repeated(order, ctx)
-            return values, rest, order
-
-        parser.parse_args = parse  # type: ignore[method-assign]  # click has no hook between
-        return parser
-
-
-def _reject_repeated(order: Sequence[click.Parameter], context: click.Context) -> None:
-    """Reject options that take one value and are given more than once.
-
-    Args:
-        order: Each parameter of the command line, once for each time that it is given.
-        context: Context of the command.
-    """
-    for given in dict.fromkeys(order):
-        takes_one = isinstance(given, click.Option) and not (
-            given.multiple or given.is_flag or given.count
-        )
-        if takes_one and order.count(given) > 1:
-            name = given.opts[0]
-            raise click.BadOptionUsage(
-                name,
-                f"Option '{name}' is given {order.count(given)} times, but takes one value. Give "
-                "it once.",
-                ctx=context,
-            )
-
-
-# Words and options typed in the wrong place.
-
-MAX_PLACES = 4
-"""Maximum number of commands that an error message names."""
-
-
-@contextmanager
-def locate_option(root: click.Group, argv: Sequence[str]) -> Iterator[None]:
-    """Add to the error of an unknown option the commands that have this option.
-
-    Args:
-        root: The outermost command.
-        argv: The command line. If it has some of these commands, only those are named.
-    """
-    try:
-        yield
-    except click.NoSuchOption as error:
-        commands = [((root.name or "",), root), *_iter_commands(root)]
-        owners = [
-            words[-1] for words, command in commands if error.option_name in _option_names(command)
-        ]
-        places = [word for word in owners if word in argv] or owners
-        if places:
-            message = f"{error.message} {_describe_places(places)}"
-            raise click.NoSuchOption(error.option_name, message, ctx=error.ctx) from error
-        raise
-
-
-def suggest_command(word: str, context: click.Context) -> str | None:
-    """Return what to type for a command that belongs elsewhere; None for an unknown word.
-
-    >>> @click.group()
-    ... def tool(): pass
-    >>> @tool.command()
-    ... def dig(): pass
-    >>> suggest_command("dig", click.Context(tool, info_name="tool"))
-    'There is no `dig` here. Type `tool dig`.'
-    """
-    top = context.find_root()
-    if word == "help":
-        return f"Type `{context.command_path} --help`."
-    assert isinstance(top.command, click.Group)  # noqa: S101 - only a group resolves words
-    found = next((words for words, _ in _iter_commands(top.command) if words[-1:] == [word]), None)
-    if found is None:
-        return None
-    return f"There is no `{word}` here. Type `{' '.join([top.info_name or '', *found])}`."
-
-
-def _iter_commands(
-    group: click.Group, above: tuple[str, ...] = ()
-) -> Iterator[tuple[list[str], click.Command]]:
-    """Yield every command below a group, with the words that lead to it."""
-    context = click.Context(group)
-    for word in group.list_commands(context):
-        command = group.get_command(context, word)
-        if command is None:
-            continue
-        yield [*above, word], command
-        if isinstance(command, click.Group):
-            yield from _iter_commands(command, (*above, word))
-
-
-def _option_names(command: click.Command) -> set[str]:
-    options = (param for param in command.params if isinstance(param, click.Option))
-    return {name for option in options for name in (*option.opts, *option.secondary_opts)}
-
-
-def _describe_places(places: Sequence[str]) -> str:
-    names = [f"`{word}`" for word in dict.fromkeys(places)]
-    more = ["others"] if len(names) > MAX_PLACES else []
-    *first, last = [*names[:MAX_PLACES], *more]
-    listed = f"{', '.join(first)} and {last}" if first else last
-    return f"It is an option of {listed}. Put it after {'one of these words' if first else last}."
-
-
-# Groups and commands.
+# Commands.
 
 _DOCSTRING_SECTION = re.compile(r"^(?:[A-Z]\w+:$|>>>)", re.MULTILINE)
-
-
-class LazyCommand(NamedTuple):
-    """A command whose module is imported when the command is used, not for the help of its group.
-
-    Attributes:
-        location: Where it is: `module:attribute`.
-        summary: First line of its help.
-    """
-
-    location: str
-    summary: str
-
-    def load(self) -> click.Command:
-        """Import the command."""
-        module, _, attribute = self.location.partition(":")
-        command: click.Command = getattr(import_module(module), attribute)
-        resume_gc()
-        return command
-
-
-def resume_gc() -> None:
-    """Enable garbage collection after the imports, and never examine what they made.
-
-    Collections during the imports would take a tenth of the time of a short run.
-    """
-    if not gc.isenabled():
-        gc.freeze()
-        gc.enable()
-
-
-class CommandGroup(StrictCommand, click.Group):
-    """A group that shows whole sentences in its list of commands, and may load commands lazily.
-
-    Args:
-        lazy: Commands by name, to load when they are used.
-    """
-
-    command_class = StrictCommand
-
-    def __init__(
-        self,
-        *args: Any,  # noqa: ANN401 - click's own
-        lazy: Mapping[str, LazyCommand] | None = None,
-        **attributes: Any,  # noqa: ANN401 - click's own
-    ) -> None:
-        super().__init__(*args, **attributes)
-        self.lazy = dict(lazy or {})
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of all commands, sorted."""
-        return sorted([*super().list_commands(ctx), *self.lazy])
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command; None if there is none of this name."""
-        if cmd_name in self.lazy:
-            return self.lazy[cmd_name].load()
-        return super().get_command(ctx, cmd_name)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the next command, or say where the word is a command."""
-        word = args[0]
-        known = word in self.list_commands(ctx)
-        if not (known or ctx.resilient_parsing or word.startswith("-")):
-            ctx.fail(suggest_command(word, ctx) or self._explain_unknown(word, ctx))
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands."""
-        with formatter.section("Commands"):
-            formatter.write_dl(
-                [(word, self._summary(ctx, word)) for word in self.list_commands(ctx)]
-            )
-
-    def _explain_unknown(self, word: str, ctx: click.Context) -> str:
-        hint = suggest(word, self.list_commands(ctx)) or f" Type `{ctx.command_path} --help`."
-        return f"There is no command {quote_backtick(word)}.{hint}"
-
-    def _summary(self, ctx: click.Context, word: str) -> str:
-        if word in self.lazy:
-            return self.lazy[word].summary
-        command = self.get_command(ctx, word)
-        return first_line(command.help or "") if command is not None else ""
 
 
 def command_from_dataclass(
@@ -408,11 +208,6 @@ def help_from_docstring(documented: type) -> str:
         f"\b\n{part}" if re.search(r"^\s", part, re.MULTILINE) else part
         for part in prose.split("\n\n")
     )
-
-
-def first_line(text: str) -> str:
-    """Return the first line of a help text."""
-    return text.partition("\n")[0]
 
 
 # `morpheus run pipeline-ae`.
@@ -707,3 +502,27 @@ def _explain_unexpected_word(word: str, context: click.Context) -> str:
     if word in ABSENCE_REASONS:
         return f"There is no stage `{word}`: {ABSENCE_REASONS[word]}."
     return unknown_stage_message(word)
+
+
+@click.group(
+    cls=CommandGroup,
+    params=[
+        *options_from_dataclass(PipelineOptions, command="run"),
+        *options_from_dataclass(MonitoringOptions),
+    ],
+)
+def run(**_: object) -> None:
+    """Run a pipeline of stages."""
+    from morpheus.runtime.pool import SINGLE_THREAD_ENV  # noqa: PLC0415 - `--help` runs nothing
+
+    for name, value in SINGLE_THREAD_ENV.items():
+        os.environ.setdefault(name, value)
+
+
+run.add_command(
+    PipelineGroup(
+        "pipeline-ae",
+        params=options_from_dataclass(PipelineOptions, command="pipeline-ae"),
+        result_callback=run_pipeline,
+    )
+)

@@ -25,7 +25,8 @@ import polars as pl
 from click.exceptions import Exit
 from click.shell_completion import get_completion_class
 
-from morpheus.cli.chain import CommandGroup, command_from_dataclass, describe_stage
+from morpheus.cli.chain import command_from_dataclass, describe_stage
+from morpheus.cli.main import CommandGroup
 from morpheus.cli.output import (
     EXIT_FAILURE,
     NO_USER,

@@ -10,8 +10,6 @@ import ast
 import inspect
 import json
 import logging
-import logging.config
-import logging.handlers
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -26,15 +24,16 @@ from morpheus.core.registry import stage_names
 from morpheus.errors import UsageError, find_error_code
 from morpheus.text import NOTICE_KEY, escape_control
 
-ALLOWED_HANDLERS: dict[str, type[logging.Handler]] = {
-    "StreamHandler": logging.StreamHandler,
-    "FileHandler": logging.FileHandler,
-    "NullHandler": logging.NullHandler,
-    "handlers.RotatingFileHandler": logging.handlers.RotatingFileHandler,
-    "handlers.TimedRotatingFileHandler": logging.handlers.TimedRotatingFileHandler,
-    "handlers.WatchedFileHandler": logging.handlers.WatchedFileHandler,
-    "handlers.SysLogHandler": logging.handlers.SysLogHandler,
+ALLOWED_HANDLERS = {
+    "StreamHandler",
+    "FileHandler",
+    "NullHandler",
+    "handlers.RotatingFileHandler",
+    "handlers.TimedRotatingFileHandler",
+    "handlers.WatchedFileHandler",
+    "handlers.SysLogHandler",
 }
+"""Names of classes in `logging`."""
 ALLOWED_STREAMS = {"ext://sys.stdout", "ext://sys.stderr"}
 LoggingConfig = dict[str, Any]
 
@@ -68,7 +67,7 @@ def _validate_config(name: str, config: LoggingConfig) -> None:
             _reject_config(
                 name, f"`{value}`: only {' and '.join(sorted(ALLOWED_STREAMS))} are allowed"
             )
-    for part, classes in (("handlers", set(ALLOWED_HANDLERS)), ("formatters", {"Formatter"})):
+    for part, classes in (("handlers", ALLOWED_HANDLERS), ("formatters", {"Formatter"})):
         for entry in _iter_children(config.get(part)):
             kind = entry.get("class", "Formatter" if part == "formatters" else None)
             if str(kind).removeprefix("logging.") not in classes:
@@ -148,10 +147,11 @@ def _parse_handler(section: SectionProxy) -> LoggingConfig:
         raise ValueError(f"args = {section['args']}: must be a tuple, as in ('file.log', 'a')")  # noqa: TRY004 - the file has a wrong value
     keywords = _parse_literal(section.get("kwargs", "{}"))
     if kind in ALLOWED_HANDLERS:
+        from pkgutil import resolve_name  # noqa: PLC0415 - most runs have no such file
+
+        handler_class = resolve_name(f"logging.{kind}")
         try:
-            handler |= (
-                inspect.signature(ALLOWED_HANDLERS[kind]).bind(*positional, **keywords).arguments
-            )
+            handler |= inspect.signature(handler_class).bind(*positional, **keywords).arguments
         except TypeError as error:
             raise ValueError(f"{kind}: {error}") from error
     return handler
@@ -374,9 +374,11 @@ def configure_logging(
         logging.root.handlers = [*others, LibraryHandler()]
         logging.captureWarnings(capture=True)
         return
+    from logging.config import dictConfig  # noqa: PLC0415 - most runs have no such file
+
     try:
         # Python's default disables the loggers that exist, which are those of this package.
-        logging.config.dictConfig({"disable_existing_loggers": False} | read_config(config_file))
+        dictConfig({"disable_existing_loggers": False} | read_config(config_file))
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         # The message is mostly "Unable to configure handler". Its cause says why.
         raise UsageError(

@@ -2,30 +2,236 @@
 
 from __future__ import annotations
 
-import logging
+import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from importlib import import_module
+from typing import Any, NamedTuple
 
 import click
 from click.core import ParameterSource
 
-from morpheus.cli.chain import (
-    CommandGroup,
-    LazyCommand,
-    MonitoringOptions,
-    PipelineGroup,
-    locate_option,
-    options_from_dataclass,
-    run_pipeline,
-)
 from morpheus.cli.output import LOG_FORMATS, handle_errors, set_log_format
-from morpheus.core.registry import register_plugin
-from morpheus.core.stage import PipelineOptions
-from morpheus.text import suggest
+from morpheus.text import quote_backtick, suggest
 
-logger = logging.getLogger(__name__)
+# Options given twice.
+
+
+class StrictCommand(click.Command):
+    """A command that rejects an option given twice, unless the option is repeatable.
+
+    Of two values, one would be lost in silence.
+    """
+
+    def make_parser(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's parser has no public type
+        """Return the parser of this command."""
+        parser = super().make_parser(ctx)
+        parse_args = parser.parse_args
+
+        def parse(args: list[str]) -> Any:  # noqa: ANN401 - as click declares it
+            values, rest, order = parse_args(args)
+            if not ctx.resilient_parsing:
+                _reject_repeated(order, ctx)
+            return values, rest, order
+
+        parser.parse_args = parse  # type: ignore[method-assign]  # click has no hook between
+        return parser
+
+
+def _reject_repeated(order: Sequence[click.Parameter], context: click.Context) -> None:
+    """Reject options that take one value and are given more than once.
+
+    Args:
+        order: Each parameter of the command line, once for each time that it is given.
+        context: Context of the command.
+    """
+    for given in dict.fromkeys(order):
+        takes_one = isinstance(given, click.Option) and not (
+            given.multiple or given.is_flag or given.count
+        )
+        if takes_one and order.count(given) > 1:
+            name = given.opts[0]
+            raise click.BadOptionUsage(
+                name,
+                f"Option '{name}' is given {order.count(given)} times, but takes one value. Give "
+                "it once.",
+                ctx=context,
+            )
+
+
+# Words and options typed in the wrong place.
+
+MAX_PLACES = 4
+"""Maximum number of commands that an error message names."""
+
+
+@contextmanager
+def locate_option(root: click.Group, argv: Sequence[str]) -> Iterator[None]:
+    """Add to the error of an unknown option the commands that have this option.
+
+    Args:
+        root: The outermost command.
+        argv: The command line. If it has some of these commands, only those are named.
+    """
+    try:
+        yield
+    except click.NoSuchOption as error:
+        commands = [((root.name or "",), root), *_iter_commands(root)]
+        owners = [
+            words[-1] for words, command in commands if error.option_name in _option_names(command)
+        ]
+        places = [word for word in owners if word in argv] or owners
+        if places:
+            message = f"{error.message} {_describe_places(places)}"
+            raise click.NoSuchOption(error.option_name, message, ctx=error.ctx) from error
+        raise
+
+
+def suggest_command(word: str, context: click.Context) -> str | None:
+    """Return what to type for a command that belongs elsewhere; None for an unknown word.
+
+    >>> @click.group()
+    ... def tool(): pass
+    >>> @tool.command()
+    ... def dig(): pass
+    >>> suggest_command("dig", click.Context(tool, info_name="tool"))
+    'There is no `dig` here. Type `tool dig`.'
+    """
+    top = context.find_root()
+    if word == "help":
+        return f"Type `{context.command_path} --help`."
+    assert isinstance(top.command, click.Group)  # noqa: S101 - only a group resolves words
+    found = next((words for words, _ in _iter_commands(top.command) if words[-1:] == [word]), None)
+    if found is None:
+        return None
+    return f"There is no `{word}` here. Type `{' '.join([top.info_name or '', *found])}`."
+
+
+def _iter_commands(
+    group: click.Group, above: tuple[str, ...] = ()
+) -> Iterator[tuple[list[str], click.Command]]:
+    """Yield every command below a group, with the words that lead to it."""
+    context = click.Context(group)
+    for word in group.list_commands(context):
+        command = group.get_command(context, word)
+        if command is None:
+            continue
+        yield [*above, word], command
+        if isinstance(command, click.Group):
+            yield from _iter_commands(command, (*above, word))
+
+
+def _option_names(command: click.Command) -> set[str]:
+    options = (param for param in command.params if isinstance(param, click.Option))
+    return {name for option in options for name in (*option.opts, *option.secondary_opts)}
+
+
+def _describe_places(places: Sequence[str]) -> str:
+    names = [f"`{word}`" for word in dict.fromkeys(places)]
+    more = ["others"] if len(names) > MAX_PLACES else []
+    *first, last = [*names[:MAX_PLACES], *more]
+    listed = f"{', '.join(first)} and {last}" if first else last
+    return f"It is an option of {listed}. Put it after {'one of these words' if first else last}."
+
+
+# Groups and commands.
+
+
+class LazyCommand(NamedTuple):
+    """A command whose module is imported when the command is used, not for the help of its group.
+
+    Attributes:
+        location: Where it is: `module:attribute`.
+        summary: First line of its help.
+        imports_more: Its own commands import modules. `resume_gc` is called after those.
+    """
+
+    location: str
+    summary: str
+    imports_more: bool = False
+
+    def load(self) -> click.Command:
+        """Import the command."""
+        module, _, attribute = self.location.partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        if not self.imports_more:
+            resume_gc()
+        return command
+
+
+def resume_gc() -> None:
+    """Enable garbage collection after the imports, and never examine what they made.
+
+    Collections during the imports would take a tenth of the time of a short run.
+    """
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
+
+
+class CommandGroup(StrictCommand, click.Group):
+    """A group that shows whole sentences in its list of commands, and may load commands lazily.
+
+    Args:
+        lazy: Commands by name, to load when they are used.
+    """
+
+    command_class = StrictCommand
+
+    def __init__(
+        self,
+        *args: Any,  # noqa: ANN401 - click's own
+        lazy: Mapping[str, LazyCommand] | None = None,
+        **attributes: Any,  # noqa: ANN401 - click's own
+    ) -> None:
+        super().__init__(*args, **attributes)
+        self.lazy = dict(lazy or {})
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands, sorted."""
+        return sorted([*super().list_commands(ctx), *self.lazy])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command; None if there is none of this name."""
+        if cmd_name in self.lazy:
+            return self.lazy[cmd_name].load()
+        return super().get_command(ctx, cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the next command, or say where the word is a command."""
+        word = args[0]
+        known = word in self.list_commands(ctx)
+        if not (known or ctx.resilient_parsing or word.startswith("-")):
+            ctx.fail(suggest_command(word, ctx) or self._explain_unknown(word, ctx))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(word, self._summary(ctx, word)) for word in self.list_commands(ctx)]
+            )
+
+    def _explain_unknown(self, word: str, ctx: click.Context) -> str:
+        hint = suggest(word, self.list_commands(ctx)) or f" Type `{ctx.command_path} --help`."
+        return f"There is no command {quote_backtick(word)}.{hint}"
+
+    def _summary(self, ctx: click.Context, word: str) -> str:
+        if word in self.lazy:
+            return self.lazy[word].summary
+        command = self.get_command(ctx, word)
+        return first_line(command.help or "") if command is not None else ""
+
+
+def first_line(text: str) -> str:
+    """Return the first line of a help text."""
+    return text.partition("\n")[0]
+
+
+# The command `morpheus`.
 
 ENV_PREFIX = "MORPHEUS"
 PLUGINS_VARIABLE = f"{ENV_PREFIX}_PLUGINS"
@@ -60,6 +266,9 @@ def warn_unknown(root: click.Command) -> None:
     candidates = sorted(name for name in os.environ if name.startswith(OPTION_PREFIXES))
     if not candidates:
         return
+    import logging  # noqa: PLC0415 - `--help` logs nothing
+
+    logger = logging.getLogger(__name__)
     known = set(iter_variables(root))
     for name in candidates:
         if name not in known:
@@ -137,6 +346,11 @@ COMMANDS = {
         "morpheus.cli.retrain:retrain",
         "Train fingerprints again on recent logs, without learning what an intruder did.",
     ),
+    "run": LazyCommand(
+        "morpheus.cli.chain:run",
+        "Run a pipeline of stages.",
+        imports_more=True,
+    ),
     "serve": LazyCommand(
         "morpheus.cli.commands:serve",
         "Serve a live report page for a folder that a run writes to.",
@@ -188,7 +402,7 @@ TOOLS = {
         "Create suppressions from the verdicts that people gave in the report.",
     ),
 }
-"""Modules of these commands import polars, which takes longer than all of `--help`."""
+"""Modules of these commands import more than all of `--help`, and most of them polars."""
 
 
 @click.group(
@@ -273,32 +487,10 @@ def morpheus(  # noqa: PLR0913 - one argument for each option
     configure_logging("DEBUG" if debug else log_level, log_config_file, log_format)
     plugins = os.environ.get(PLUGINS_VARIABLE, "").split(",")
     for source in filter(None, (*map(str.strip, plugins), *plugin)):
+        from morpheus.core.registry import register_plugin  # noqa: PLC0415 - most have no plugin
+
         register_plugin(source)
     warn_unknown(context.command)
-
-
-@morpheus.group(
-    cls=CommandGroup,
-    params=[
-        *options_from_dataclass(PipelineOptions, command="run"),
-        *options_from_dataclass(MonitoringOptions),
-    ],
-)
-def run(**_: object) -> None:
-    """Run a pipeline of stages."""
-    from morpheus.runtime.pool import SINGLE_THREAD_ENV  # noqa: PLC0415 - `--help` runs nothing
-
-    for name, value in SINGLE_THREAD_ENV.items():
-        os.environ.setdefault(name, value)
-
-
-run.add_command(
-    PipelineGroup(
-        "pipeline-ae",
-        params=options_from_dataclass(PipelineOptions, command="pipeline-ae"),
-        result_callback=run_pipeline,
-    )
-)
 
 
 @morpheus.group(cls=CommandGroup, lazy=TOOLS)

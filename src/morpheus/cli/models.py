@@ -15,7 +15,8 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from morpheus.cli.chain import CommandGroup, command_from_dataclass
+from morpheus.cli.chain import command_from_dataclass
+from morpheus.cli.main import CommandGroup
 from morpheus.cli.output import echo, format_facts, interruptible, print_table, show_progress
 from morpheus.columns import ACTOR, ACTOR_OPTION, RISK, SEVERITY, TIME, ExplanationColumns
 from morpheus.core.batch import Batch

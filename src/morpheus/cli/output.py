@@ -23,15 +23,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 import click
 from click.exceptions import Abort, Exit
 
-from morpheus.columns import ACTOR
-from morpheus.core.stage import (
-    Outputs,
-    PipelineOptions,
-    Sink,
-    Stage,
-    WritesOutputs,
-    to_user_column,
-)
 from morpheus.errors import (
     EXIT_INTERRUPTED,
     STOPPING_MESSAGE,
@@ -43,6 +34,7 @@ from morpheus.text import escape_control, format_count, format_duration
 
 if TYPE_CHECKING:
     from morpheus.core.batch import AlertBudgetReport, ClusterStats, ReadStats, RunMetrics, Step
+    from morpheus.core.stage import Outputs, PipelineOptions, Sink, Stage
     from morpheus.models.input_check import ModelAge
     from morpheus.models.store import SavedModels
 
@@ -294,6 +286,8 @@ def show_progress(stages: Sequence[Stage] = ()) -> Iterator[Callable[[Step], Non
     if not is_wanted or has_monitor or sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
+    from morpheus.core.stage import WritesOutputs  # noqa: PLC0415 - `--help` shows no progress
+
     prints = any(isinstance(stage, WritesOutputs) and stage.outputs().stdout for stage in stages)
     line = ProgressLine(
         _TERMINAL,
@@ -756,6 +750,8 @@ def format_results(stages: Sequence[Stage], metrics: RunMetrics) -> dict[str, st
     """
     if metrics.failed_outputs:
         return {}
+    from morpheus.core.stage import Sink  # noqa: PLC0415 - `--help` runs nothing
+
     # The summary has a line for saved fingerprints.
     sinks = [stage for stage in stages if isinstance(stage, Sink)]
     places = list(dict.fromkeys(place for sink in sinks for place in _list_places(sink.outputs())))
@@ -795,6 +791,9 @@ def _list_report_options(
     rows: Path, options: PipelineOptions, metrics: RunMetrics
 ) -> Iterator[str]:
     """Yield the options that `morpheus report` needs for the rows of this run."""
+    from morpheus.columns import ACTOR  # noqa: PLC0415 - `--help` runs nothing
+    from morpheus.core.stage import to_user_column  # noqa: PLC0415 - the same
+
     user, log = options.userid_column_name, options.log
     known = (ACTOR, *(() if log is None else log.user_columns))
     present = {*metrics.columns, to_user_column(user)}

@@ -20,7 +20,8 @@ import click
 import msgspec
 import numpy as np
 
-from morpheus.cli.chain import CommandGroup, command_from_dataclass
+from morpheus.cli.chain import command_from_dataclass
+from morpheus.cli.main import CommandGroup
 from morpheus.cli.output import NO_USER, echo, format_facts, interruptible, print_table
 from morpheus.core.stage import option
 from morpheus.core.state import StateKey, decode_plain

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, takewhile
 from types import FrameType
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import polars as pl
 
@@ -25,8 +25,10 @@ from morpheus.core.batch import Batch, Events, Scored, Table, WithModel
 from morpheus.core.stage import PreparesUsers, ProcessesUsers, Stage, StageContext, Transform
 from morpheus.core.state import State, StateKey, decode_state, encode_state
 from morpheus.errors import STOPPING_MESSAGE
-from morpheus.runtime.states import SavedStates, StateStore
 from morpheus.text import NOTICE
+
+if TYPE_CHECKING:
+    from morpheus.runtime.states import SavedStates, StateStore
 
 logger = logging.getLogger(__name__)
 

@@ -8,15 +8,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, groupby, islice, repeat
 from operator import attrgetter
+from typing import TYPE_CHECKING
 
 from morpheus.core.batch import Batch, Partition, RunMetrics
 from morpheus.core.state import StateKey, decode_state, encode_state
 from morpheus.runtime.chain import Segment, UserBatches
 from morpheus.runtime.dask_cluster import Cluster
 from morpheus.runtime.pool import WorkerPool
-from morpheus.runtime.states import MemoryStateStore, SavedStates, StateStore
 from morpheus.sources.base import Source
 from morpheus.sources.source_state import PartitionState, SourceState
+
+if TYPE_CHECKING:
+    from morpheus.runtime.states import SavedStates, StateStore
 
 FIRST_BUNDLE_EVENTS, MAX_BUNDLE_EVENTS, BUNDLE_GROWTH = 4000, 24_000, 1.25
 """Events in the first bundle and in the largest, and the growth from one bundle to the next.
@@ -241,7 +244,11 @@ def run_partition(
 ) -> PartitionResult:
     """Run the segment for the users of a partition, and then the encoder of a sink."""
     metrics = RunMetrics()
-    store = MemoryStateStore.from_states(job.saved) if segment.saves else None
+    store = None
+    if segment.saves:
+        from morpheus.runtime.states import MemoryStateStore  # noqa: PLC0415 - for --state only
+
+        store = MemoryStateStore.from_states(job.saved)
     batches = run_by_user(segment, read_partitions([job.partition], metrics, store), store)
     for encoder in encoders:
         batches = encoder.open().run(batches)

@@ -48,11 +48,11 @@ from morpheus.sources.time_range import (
     check_timezone,
     parse_allowance,
 )
-from morpheus.sources.watcher import DirectoryWatcher
 from morpheus.storage.object_store import ObjectPath, head_object, is_object_url
 
 if TYPE_CHECKING:
     from morpheus.runtime.changelog import Changelog
+    from morpheus.sources.watcher import DirectoryWatcher
 
 
 @dataclass(frozen=True)
@@ -599,6 +599,8 @@ class FileSource(Source):
         )
 
     def _make_watcher(self) -> DirectoryWatcher:
+        from morpheus.sources.watcher import DirectoryWatcher  # noqa: PLC0415 - most inputs end
+
         files = replace(self._make_discovery(), max_files=None)
         limit = None if self.max_files in {None, -1} else self.max_files
         return DirectoryWatcher(

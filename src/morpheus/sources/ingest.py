@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Generic, cast
+from typing import TYPE_CHECKING, Generic, cast
 
 import polars as pl
 
@@ -75,9 +75,11 @@ from morpheus.sources.time_range import (
     name_partition,
     parse_allowance,
 )
-from morpheus.sources.watcher import DirectoryWatcher, FilePart
 from morpheus.storage.spill import SpillDir
 from morpheus.text import format_count, quote_backtick, suggest
+
+if TYPE_CHECKING:
+    from morpheus.sources.watcher import DirectoryWatcher, FilePart
 
 logger = logging.getLogger(__name__)
 
@@ -365,7 +367,8 @@ def _written_parts(
     Raises:
         TransientError: The disk is full, or a file was replaced while it was read.
     """
-    names, paths, whole = dict[str, str](), dict[LogPath, LogPath](), list[FilePart]()
+    names, paths = dict[str, str](), dict[LogPath, LogPath]()
+    whole: list[FilePart] = []
     with SpillDir() as spill_dir:
         for number, part in enumerate(parts):
             if part.is_whole and part.has_moved():
