@@ -6,6 +6,7 @@
 #   make quality QUALITY=--quick        few users, for a quick check
 #   make scale SCALE=--quick            small sizes
 #   make bench BENCH=--quick            small sizes, about two minutes; --full: ten thousand users
+#   make profile PROFILE='--users 10'  flame graphs of a smaller company
 #   make engineer ENGINEER='--seeds 7'  another generated bucket
 #   make verdicts VERDICTS='--seeds 7'  another generated company
 #   make kills KILLS=200 SEED=7         more moments at which processes are killed, or other ones
@@ -18,7 +19,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
-.PHONY: setup dev demo test test-dask kills fuzz soak stream scale format docs site bench quality engineer verdicts
+.PHONY: setup dev demo test test-dask kills fuzz soak stream scale format docs site bench profile quality engineer verdicts
 
 setup: .venv/.ready
 
@@ -80,6 +81,9 @@ site: dev
 bench: dev
 	@$(BIN)/python benchmarks/speed $(BENCH)
 	@$(BIN)/pytest -q benchmarks/test_hot.py
+
+profile: dev
+	@$(BIN)/python benchmarks/flames $(PROFILE)
 
 scale: dev
 	@$(BIN)/python benchmarks/scale $(SCALE)

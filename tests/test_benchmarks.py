@@ -1,18 +1,23 @@
 """The arithmetic of the benchmarks."""
 
 import importlib
+import json
+import subprocess
 import sys
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from jobs import busy
 from morpheus.models.batched_training import train_batched
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+USER = "userIdentitysessionContextsessionIssueruserName"
+WHEEL = "[tool.hatch.build.targets.wheel]\npackages = ['src/morpheus']\n"
 
 
 @pytest.fixture
@@ -46,6 +51,103 @@ def test_a_worker_in_turns_gets_at_most_its_share():
         with turns.in_turns(4):
             assert pool.apply(busy, (1.0,)) < 0.4
         assert pool.apply(busy, (0.1,)) > 0
+
+
+def test_versions_take_turns(speed):
+    order = []
+    jobs = {name: partial(order.append, name) for name in ("old", "new")}
+    speed("versions").in_turns(jobs, 3)
+    assert order == ["old", "new"] * 3
+
+
+def test_the_ratio_of_versions_is_the_median_over_the_turns(speed):
+    versions, meter = speed("versions"), speed("meter")
+    old, new = ([meter.Run(1, cpu, 1, "") for cpu in each] for each in ((1, 2, 8), (4, 2, 4)))
+    assert versions.median_ratio(new, old) == 1
+
+
+def test_an_environment_of_a_version_has_its_package_and_no_other_one(speed, tmp_path):
+    # Any package can be installed for this; one that needs no build step is quick.
+    versions, meter = speed("versions"), speed("meter")
+    tree = tmp_path / "tree"
+    (tree / "src" / "morpheus").mkdir(parents=True)
+    (tree / "src" / "morpheus" / "__init__.py").write_text("def main(): print('earlier')\n")
+    text = (BENCHMARKS.parent / "pyproject.toml").read_text()
+    (tree / "README.md").touch()
+    head = text.partition("[project.optional-dependencies]")[0]
+    script = "[project.scripts]\nmorpheus = 'morpheus:main'\n"
+    (tree / "pyproject.toml").write_text(head.replace('"LICENSE"', "") + script + WHEEL)
+    version = versions.install(tree, tmp_path / "version")
+    assert meter.run(version.command).shown == "earlier\n"
+
+
+def test_a_detector_that_is_not_installed_is_named_and_skipped(speed, monkeypatch):
+    alternatives = speed("alternatives")
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    name = "counts, DuckDB "
+    found, skipped = alternatives.ask(cases(alternatives), {name: alternatives.DETECTORS[name]})
+    assert not found
+    assert skipped == " Skipped: counts, DuckDB (duckdb is not installed)."
+
+
+@pytest.mark.parametrize("name", ["half-space trees, River ", "counts, DuckDB "])
+def test_other_detectors_rank_values_that_a_user_never_had_first(speed, name):
+    alternatives = speed("alternatives")
+    given = cases(alternatives)
+    found, skipped = alternatives.ask(given, {name: alternatives.DETECTORS[name]})
+    assert not skipped
+    [[scores]] = [answer.scores.values() for answer in found.values()]
+    for case, each in zip(given, scores, strict=True):
+        assert case.marked[int(np.argmax(each))]
+
+
+def cases(alternatives):
+    """Two users with a new value in the third of their scored events."""
+    users = ("ann", "bob")
+    return [
+        alternatives.Case(
+            _events(user), _events(user)[:5].with_columns(_new_at(2)), np.arange(5) == 2
+        )
+        for user in users
+    ]
+
+
+def _events(user):
+    names = ["GetObject", "PutObject"] * 200
+    return pl.DataFrame({"eventName": names}).with_columns(pl.lit(user).alias(USER))
+
+
+def _new_at(row):
+    new = pl.lit("DeleteTrail")
+    return (
+        pl.when(pl.int_range(pl.len()) == row).then(new).otherwise("eventName").alias("eventName")
+    )
+
+
+def test_profiles_are_recorded_in_two_formats(tmp_path):
+    command = [
+        sys.executable,
+        BENCHMARKS / "flames",
+        "--users=2",
+        "--only=detect",
+        "--into",
+        tmp_path,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "--cap-add" in done.stderr:
+        pytest.skip(done.stderr)
+    assert done.returncode == 0, done.stderr
+    profile = json.loads((tmp_path / "detect.speedscope.json").read_text())
+    names = {frame["name"] for frame in profile["shared"]["frames"]}
+    assert any("run_detect" in name for name in names)
+    assert (tmp_path / "detect.svg").read_text().lstrip().startswith("<?xml")
+
+
+@pytest.mark.usefixtures("speed")
+def test_a_profiler_that_may_not_trace_says_how_to_allow_it():
+    flames = importlib.import_module("flames.__main__")
+    assert "--cap-add=SYS_PTRACE" in flames.explain("Error: Permission Denied: Try again\n")
+    assert "no such thing" in flames.explain("Error: no such thing")
 
 
 def test_a_command_that_fails_is_not_measured(speed):

@@ -32,6 +32,16 @@ def ecod(history: pd.DataFrame, seed: int, epochs: int) -> Score:
     return lambda events: model.decision_function(codes.of(events))
 
 
+def pyod_forest(history: pd.DataFrame, seed: int, epochs: int) -> Score:
+    """PyOD's isolation forest with its defaults."""
+    del epochs
+    from pyod.models.iforest import IForest  # noqa: PLC0415 - numba takes seconds to import
+
+    codes = Codes(history)
+    model = IForest(random_state=seed).fit(codes.of(history))
+    return lambda events: model.decision_function(codes.of(events))
+
+
 class Codes:
     """One column per value of the history, and one for all other values."""
 

@@ -1,5 +1,8 @@
 """Measure speed: `python benchmarks/speed [--quick | --full] [--only PART] [--old TREE]`.
 
+`--old` names the tree of an earlier version, such as a worktree of its commit. The parts `versions`
+and `install` compare it.
+
 Prints tables and writes them to docs/benchmarks.md. Sections of parts that do not run are kept.
 """
 
@@ -20,11 +23,13 @@ from speed.scale import Scale  # noqa: E402 - the same
 PAGE = ROOT / "docs" / "benchmarks.md"
 PARTS = {
     "training": "Training",
+    "alternatives": "Other detectors",
     "reference": "The reference model",
     "scoring": "Scoring",
     "growth": "How cost grows",
     "seasonality": "Time-series anomalies",
     "stores": "Fingerprints on disk",
+    "versions": "Compared with the version before",
     "cold": "Cold starts",
     "install": "Install",
     "gpu": "On a GPU",
@@ -51,13 +56,12 @@ def main() -> None:
     size.add_argument("--quick", action="store_true", help="small sizes: about two minutes")
     size.add_argument("--full", action="store_true", help="also ten thousand users")
     parser.add_argument("--into", type=Path, default=PAGE, help="page to write")
-    parser.add_argument(
-        "--old", type=Path, help="tree of version 0.1, whose installation is compared"
-    )
+    parser.add_argument("--old", type=Path, help="tree of an earlier version, to compare")
+    parser.add_argument("--users", type=int, help="users of the large fleet; usually 1,000")
     given = parser.parse_args()
     page = Page(given.into, HEAD, PARTS)
     with tempfile.TemporaryDirectory() as scratch:
-        scale = Scale(Path(scratch), given.quick, given.full, given.old)
+        scale = Scale(Path(scratch), given.quick, given.full, given.old, given.users)
         page.measure_each(given.only or PARTS, "speed", scale, quick=given.quick)
 
 

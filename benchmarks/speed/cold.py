@@ -28,8 +28,7 @@ IMPORTS = ("morpheus.cli.main", "polars", "torch")
 
 def tables(scale: Scale) -> Iterator[Table]:
     """Measure new processes."""
-    folder = scale.scratch / "lesson"
-    shutil.copytree(EXAMPLES, folder, ignore=shutil.ignore_patterns("output"))
+    folder = copy_lesson(scale)
     times = 1 if scale.quick else 9
     table = Table(
         "Cold processes",
@@ -38,7 +37,7 @@ def tables(scale: Scale) -> Iterator[Table]:
         "with the user filter on. Ours trains both users on the cores of this machine.",
     )
     table.add("lesson 000, NVIDIA, published", PUBLISHED, None, None, 1)
-    wall = add(table, "lesson 000", [*MORPHEUS, *LESSON.split()], times, folder)
+    wall = add(table, "lesson 000", [*MORPHEUS, *lesson_words()], times, folder)
     table.rows[-1] = [*table.rows[-1][:4], wall / PUBLISHED]
     add(table, "morpheus --help", [*MORPHEUS, "--help"], times, folder)
     add(table, "python", [sys.executable, "-c", ""], times, folder)
@@ -47,8 +46,21 @@ def tables(scale: Scale) -> Iterator[Table]:
     yield table
 
 
+def copy_lesson(scale: Scale) -> Path:
+    """Return a folder with the lesson's data."""
+    folder = scale.scratch / "lesson"
+    if not folder.exists():
+        shutil.copytree(EXAMPLES, folder, ignore=shutil.ignore_patterns("output"))
+    return folder
+
+
+def lesson_words() -> list[str]:
+    """Return the words of the first notebook's command, after `morpheus`."""
+    return LESSON.split()
+
+
 def add(table: Table, what: str, command: list[str], times: int, folder: Path) -> float:
-    """Run a command `repeats` times, and add the medians."""
+    """Run a command several times, and add the medians."""
     runs: list[Run] = [run(command, folder=folder) for _ in range(times)]
     wall = median(run.wall for run in runs)
     cpu, peak = median(run.cpu for run in runs), median(run.peak for run in runs)

@@ -16,7 +16,8 @@ EVERY = 0.05
 """Seconds between memory samples."""
 MEMORY_FIELDS = "RssAnon", "RssFile", "RssShmem"
 """Page counters of a process: anonymous, file-backed and shared memory."""
-MORPHEUS = [sys.executable, "-c", "from morpheus.cli.main import main; main()"]
+MORPHEUS = [sys.executable, "-c", "from morpheus.__main__ import main; main()"]
+"""The command `morpheus`, as its script starts it."""
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,15 @@ class Scale:
         scratch: Temporary folder for logs and models.
         quick: Small sizes.
         full: Include the largest size.
-        old: A tree of an earlier version, whose installation is compared.
+        old: A tree of an earlier version, which is compared.
+        fleet_users: Number of users of the large fleet; None for the usual number.
     """
 
     scratch: Path
     quick: bool = False
     full: bool = False
     old: Path | None = None
+    fleet_users: int | None = None
 
     @property
     def runs(self) -> int:
@@ -28,9 +30,14 @@ class Scale:
         return 1 if self.quick else 3
 
     @property
+    def turns(self) -> int:
+        """Runs of a command of each version; the median is reported."""
+        return 1 if self.quick else 5
+
+    @property
     def users(self) -> int:
         """Number of users of the large fleet."""
-        return 20 if self.quick else 1000
+        return self.fleet_users or (20 if self.quick else 1000)
 
     @property
     def rich(self) -> float:
