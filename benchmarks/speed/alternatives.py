@@ -48,7 +48,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Answer:
+class DetectorResult:
     """What a detector gives, and its cost.
 
     Attributes:
@@ -62,7 +62,7 @@ class Answer:
     scoring: float
 
 
-Detector = Callable[[Sequence[Case]], Answer]
+Detector = Callable[[Sequence[Case]], DetectorResult]
 Score = Callable[[Any], Any]
 Learn = Callable[[Any], Score]
 """Takes a user's history as a frame of pandas; returns a function from such a frame to scores."""
@@ -110,7 +110,7 @@ def list_cases(logs: Logs) -> list[Case]:
 
 def ask(
     cases: Sequence[Case], detectors: Mapping[str, tuple[str, Detector]]
-) -> tuple[dict[str, Answer], str]:
+) -> tuple[dict[str, DetectorResult], str]:
     """Return the answers of detectors, and a sentence about those that were skipped."""
     found, missing = {}, []
     for name, (library, detector) in detectors.items():
@@ -129,7 +129,7 @@ def measure(action: Callable[[], Any]) -> tuple[Any, float]:
     return result, time.process_time() - begin
 
 
-def ours(cases: Sequence[Case]) -> Answer:
+def ours(cases: Sequence[Case]) -> DetectorResult:
     """Train and score with the Python API."""
     history = pl.concat([case.history for case in cases])
     scored = pl.concat([case.scored for case in cases])
@@ -139,10 +139,10 @@ def ours(cases: Sequence[Case]) -> Answer:
     ends = np.cumsum([case.scored.height for case in cases])[:-1]
     labels = ("ae_anomaly_score", "risk")
     scores = {f"`{name}`": np.split(output[name].to_numpy(), ends) for name in labels}
-    return Answer(scores, learning, scoring)
+    return DetectorResult(scores, learning, scoring)
 
 
-def one_by_one(load: Callable[[], Learn], cases: Sequence[Case]) -> Answer:
+def one_by_one(load: Callable[[], Learn], cases: Sequence[Case]) -> DetectorResult:
     """Train and score each user with a detector of a library."""
     learn = load()
     columns = features(cases[0].history)
@@ -156,7 +156,9 @@ def one_by_one(load: Callable[[], Learn], cases: Sequence[Case]) -> Answer:
         scores, scoring = measure(
             lambda: [model(scored) for model, (_, scored) in zip(models, frames, strict=True)]
         )
-    return Answer({"": [np.asarray(each, dtype=np.float64) for each in scores]}, learning, scoring)
+    return DetectorResult(
+        {"": [np.asarray(each, dtype=np.float64) for each in scores]}, learning, scoring
+    )
 
 
 def load_outliers(name: str) -> Learn:
@@ -204,7 +206,7 @@ GROUP BY event ORDER BY event
 """
 
 
-def count_in_duckdb(cases: Sequence[Case]) -> Answer:
+def count_in_duckdb(cases: Sequence[Case]) -> DetectorResult:
     """Count values per user and column in SQL, and rate events by how rare their values are."""
     connection = importlib.import_module("duckdb").connect()
     connection.execute("SET threads = 1")
@@ -217,7 +219,9 @@ def count_in_duckdb(cases: Sequence[Case]) -> Answer:
     _, learning = measure(lambda: connection.execute(COUNT))
     rated, scoring = measure(lambda: connection.execute(RATE).fetchnumpy()["score"])
     ends = np.cumsum([case.scored.height for case in cases])[:-1]
-    return Answer({"": np.split(np.asarray(rated, dtype=np.float64), ends)}, learning, scoring)
+    return DetectorResult(
+        {"": np.split(np.asarray(rated, dtype=np.float64), ends)}, learning, scoring
+    )
 
 
 DETECTORS: Mapping[str, tuple[str, Detector]] = {
