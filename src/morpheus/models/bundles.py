@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from morpheus.features.encoder import UNKNOWN, EncodedRows, number_within
 from morpheus.models.autoencoder import MAX_LOGIT, ROWS_PER_PRODUCT, Autoencoder
 from morpheus.models.daily_usage import (
+    MAX_OWN_DAYS,
     MEMORY_LIMIT,
     MIN_CHANGING_NOVELTY,
     DailyScores,
@@ -391,6 +392,12 @@ class UserEvents(NamedTuple):
     rows: EncodedRows
     usage: UsageState
 
+    def take(self, rows: slice) -> UserEvents:
+        """Return consecutive events."""
+        if rows.start == 0 and rows.stop == len(self.rows.inverse):
+            return self
+        return self._replace(rows=replace(self.rows, inverse=self.rows.inverse[rows]))
+
 
 BundleValues = Callable[[str, NDArray[np.intp]], Sequence[str | None]]
 """Returns the values of a column, by name, for some events of all users."""
@@ -398,7 +405,9 @@ BundleValues = Callable[[str, NDArray[np.intp]], Sequence[str | None]]
 
 @dataclass(frozen=True)
 class DayBundle:
-    """Events of users of whom no day ends: all events of one user are of the latest day.
+    """Events of one day of each of several users: their latest, or one after it.
+
+    A day before it has ended; see `DailyScorer.end_day`.
 
     Attributes:
         users: The users, with the same number of columns.
@@ -828,6 +837,8 @@ def _number_new(
 
 MAX_TURNS = 64
 """Events of one user up to which they are scored with those of other users."""
+MAX_DAYS = 4
+"""Days of one user's events up to which the same holds."""
 
 
 def score_users(
@@ -848,38 +859,97 @@ def score_users(
     predictions = predict_masked([each.parts.net for each in users], [each.rows for each in users])
     keys = _encode_keys(users, names, heights, values)
     bounds = np.append(0, heights.cumsum()).tolist()
-    records, groups = dict[int, DayRecord](), dict[tuple[str, ...], list[int]]()
-    for i, (user, (start, end)) in enumerate(zip(users, pairwise(bounds), strict=True)):
+    for user in users:
         user.usage.start_history(user.parts.scorer.identity)
-        if _has_one_day(user.usage, days[start:end]):
-            groups.setdefault(names[i], []).append(i)
-        else:
+    latest = np.array([user.usage.day for user in users], dtype=np.int64)
+    days = _running_days(np.maximum(days, np.repeat(latest, heights)), heights)
+    cuts = _cut_days(days, heights)
+    records, turns = dict[int, DayRecord](), list[list[_UserDay]]()
+    for i, (user, (start, end)) in enumerate(zip(users, pairwise(bounds), strict=True)):
+        if end - start > MAX_TURNS or len(cuts[i]) > MAX_DAYS or _is_full(user.usage):
             records[i] = _score_alone(user, keys[i], predictions[i], days[start:end])
-    for group in groups.values():
-        chosen = [users[i] for i in group]
-        before = [copy(user.usage) for user in chosen]
-        latest = [max(int(days[bounds[i + 1] - 1]), users[i].usage.day) for i in group]
-        bundle = DayBundle(
-            chosen,
-            np.concatenate([keys[i] for i in group]),
-            [predictions[i] for i in group],
-            np.array(latest, dtype=np.int64),
-        )
-        scores, ends = bundle.score(), bundle.heights.cumsum().tolist()
-        for i, old, (start, end) in zip(group, before, pairwise([0, *ends]), strict=True):
-            after = copy(users[i].usage)
-            span = slice(start, end)
-            records[i] = DayRecord(users[i].rows, old, after, predictions[i], scores, span)
+            continue
+        for number, rows in enumerate(cuts[i]):
+            if number == len(turns):
+                turns.append([])
+            turns[number].append(_UserDay(i, rows, int(days[start + rows.start])))
+    before = {each.user: copy(users[each.user].usage) for turn in turns[:1] for each in turn}
+    scores: dict[int, list[tuple[DailyScores, slice]]] = {}
+    for turn in turns:
+        for i, found in _score_turn(users, names, keys, predictions, turn):
+            scores.setdefault(i, []).append(found)
+    for i, parts in scores.items():
+        (whole, span), after = parts[0], copy(users[i].usage)
+        if len(parts) > 1:
+            whole, span = DailyScores.concat([each.take(rows) for each, rows in parts]), slice(None)
+        records[i] = DayRecord(users[i].rows, before[i], after, predictions[i], whole, span)
     return [records[i] for i in range(len(users))]
 
 
-def _has_one_day(usage: UsageState, days: IntArray) -> bool:
-    """Return whether all events are of the latest day, so that no day ends with them."""
-    if len(days) > MAX_TURNS:
-        return False
-    latest = np.maximum(days, usage.day)
-    same = usage.day if usage.today_events else latest[0]
-    return bool((latest == same).all())
+def _is_full(usage: UsageState) -> bool:
+    """Return whether the next days take the place of the first ones."""
+    return len(usage.maxima) + MAX_DAYS > MAX_OWN_DAYS
+
+
+class _UserDay(NamedTuple):
+    """Consecutive events of a user on one day.
+
+    Attributes:
+        user: Position of the user.
+        rows: Which of the user's events.
+        day: Number of the day.
+    """
+
+    user: int
+    rows: slice
+    day: int
+
+
+def _score_turn(
+    users: Sequence[UserEvents],
+    names: Sequence[tuple[str, ...]],
+    keys: Sequence[IntArray],
+    predictions: Sequence[MaskedPredictions],
+    turn: Sequence[_UserDay],
+) -> Iterator[tuple[int, tuple[DailyScores, slice]]]:
+    """Score one day of some users; yield the position of each with the scores and their rows."""
+    groups: dict[tuple[str, ...], list[_UserDay]] = {}
+    for each in turn:
+        user = users[each.user]
+        if user.usage.today_events and each.day > user.usage.day:
+            user.parts.scorer.end_day(user.usage)
+        groups.setdefault(names[each.user], []).append(each)
+    for group in groups.values():
+        chosen = [users[each.user].take(each.rows) for each in group]
+        bundle = DayBundle(
+            chosen,
+            np.concatenate([keys[each.user][each.rows] for each in group]),
+            [predictions[each.user] for each in group],
+            np.array([each.day for each in group], dtype=np.int64),
+        )
+        scores, ends = bundle.score(), bundle.heights.cumsum().tolist()
+        for each, (start, end) in zip(group, pairwise([0, *ends]), strict=True):
+            yield each.user, (scores, slice(start, end))
+
+
+def _running_days(days: IntArray, heights: NDArray[np.intp]) -> IntArray:
+    """Return the latest day up to each event of a user, (N,)."""
+    # Users are set apart by more than their days differ.
+    apart = np.repeat(np.arange(len(heights)), heights) * (1 << 33)
+    return np.asarray(np.maximum.accumulate(days + apart) - apart)
+
+
+def _cut_days(days: IntArray, heights: NDArray[np.intp]) -> list[list[slice]]:
+    """Return the events of each day of each user. Days of a user ascend, (N,)."""
+    owner, number = np.repeat(np.arange(len(heights)), heights), number_within(heights)
+    starts = np.flatnonzero((number == 0) | (np.diff(days, prepend=days[:1]) != 0))
+    first, of_user = number[starts].tolist(), owner[starts].tolist()
+    cuts: list[list[slice]] = [[] for _ in heights]
+    for i, start, after, user in zip(
+        of_user, first, [*first[1:], 0], [*of_user[1:], -1], strict=True
+    ):
+        cuts[i].append(slice(start, after if user == i else int(heights[i])))
+    return cuts
 
 
 def _score_alone(

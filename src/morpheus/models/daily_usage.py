@@ -391,6 +391,42 @@ class DailyScorer:
             combine_columns(known.round(EVIDENCE_DECIMALS), usage.leads),
         )
 
+    @cached_property
+    def _known_days(self) -> PValues:
+        return PValues.from_days(self.maxima, np.ones(len(self.maxima)))
+
+    def end_day(self, state: UsageState) -> None:
+        """Learn the latest day of a state, without the next one; as `score` does between two days.
+
+        Args:
+            state: A state with events of its latest day; updated.
+        """
+        usage, size = self.usage, state.today_events
+        mean = state.today_steps / size / 10.0**EVIDENCE_DECIMALS
+        carryover = min(max(state.carryover + mean, 0.0), MEMORY_LIMIT)
+        pvalue = self._known_days.compute(np.array([state.today_first_maximum]))[0]
+        steps = np.floor(WEIGHT_STEPS * min(pvalue / FULL_WEIGHT_PVALUE, 1))
+        steps = np.floor(steps * (1 - carryover / MEMORY_LIMIT))
+        weight = float(max(steps, 1) / WEIGHT_STEPS) if self.learns else 0.0
+        new = int(np.searchsorted(state.keys, 0))
+        codes = state.keys[new:]
+        history = np.concatenate([np.zeros(new), usage.counts[codes]])
+        columns = np.append(columns_of_new(state.keys[:new]), usage.column_of[codes])
+        is_new = history + state.counts == 0
+        is_new[new:] |= codes == (usage.offsets + UNKNOWN)[columns[new:]]
+        shares = np.bincount(columns, is_new * state.today, len(usage.offsets)) / size
+        start = usage.new_share, usage.new_days
+        if state.new_share is not None:
+            start = state.new_share, state.new_days
+        sums, days = decay_shares(shares[None], np.array([weight]), start)
+        state.new_share, state.new_days = sums[1], float(days[1])
+        state.counts = state.counts + weight * state.today
+        state.events += weight * size
+        if weight:
+            state.maxima = np.append(state.maxima, state.today_maximum)
+            state.weights = np.append(state.weights, weight)
+        state.carryover, state.today, state.today_events = carryover, np.zeros_like(state.today), 0
+
     def measure_conditional(self, values: EventValues) -> FloatArray:
         """Return the conditional surprise of each column of some events, in nats, (B, C)."""
         parts = []
