@@ -3,12 +3,15 @@
 import gzip
 import json
 import logging
+import random
 import re
 import shlex
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from itertools import count, cycle, islice
 
@@ -628,7 +631,7 @@ def test_a_changelog_of_another_pipeline_or_with_too_few_partitions_is_rejected(
 
 
 PIPELINE = shlex.split("""
---log_level=INFO run --num_threads=1 pipeline-ae --state={state}
+--log_level=INFO run --num_threads=1 pipeline-ae --state={state} --checkpoint_interval={interval}
 --userid_column_name=userIdentityuserName --columns_file={columns}
 from-kafka --bootstrap_servers={broker} --input_topic={topic} --group_id={topic}
 --log_format=cloudtrail --batch_messages=20 --batch_timeout=0 {more}
@@ -662,7 +665,7 @@ to-file --filename={folder}/out.csv
     return folder
 
 
-def start(broker, topic, models, state, *more):
+def start(broker, topic, models, state, *more, interval=1):
     """Start a run in a process of its own."""
     places = {
         "broker": broker,
@@ -671,6 +674,7 @@ def start(broker, topic, models, state, *more):
         "models": f"{models}/models",
         "columns": f"{models}/columns.txt",
         "more": " ".join(more),
+        "interval": interval,
     }
     words = shlex.split(" ".join(PIPELINE).format(**places))
     with state.with_suffix(".log").open("w") as log:
@@ -748,3 +752,45 @@ def test_partitions_that_move_and_a_killed_process_do_not_change_the_rows(
     stop(again, paths["again"])
     stop(two, paths["two"])
     assert found == expected
+
+
+def load_states(path):
+    with closing(sqlite3.connect(path)) as database:
+        return database.execute("SELECT stage, user, data FROM states ORDER BY 2, 1").fetchall()
+
+
+def count_journal(path):
+    with closing(sqlite3.connect(path)) as database:
+        return database.execute("SELECT COUNT(*) FROM journal").fetchone()[0]
+
+
+@pytest.mark.parametrize("is_sorted", [True, False])
+def test_rows_do_not_wait_for_the_states_and_a_killed_process_repeats_none_in_another_form(
+    broker, topic, models, tmp_path, is_sorted
+):
+    create(broker, f"{topic}-rows", f"{topic}-2", f"{topic}-2-rows")
+    numbers = list(range(120))
+    if not is_sorted:  # the row number of an event depends on where the input is cut
+        random.Random(1).shuffle(numbers)  # noqa: S311 - a seed, no secret
+    state, process = tmp_path / "state.db", None
+    for at in range(0, 120, 40):
+        process = start(broker, topic, models, state, "--instance_id=one", interval=1000)
+        send_users(broker, topic, numbers[at : at + 40])
+        deadline = time.monotonic() + 60
+        while len(found := rows_by_id(broker, topic)) < (at + 40) * len(USERS):
+            assert time.monotonic() < deadline, state.with_suffix(".log").read_text()
+            time.sleep(0.1)
+        if at < 80:
+            process.kill()
+            process.wait()
+            assert count_journal(state)
+    stop(process, state)
+    assert not count_journal(state)
+    events = {(row["userIdentityuserName"], row["eventName"]) for row in found.values()}
+    assert len(found) == len(events) == 120 * len(USERS)
+    if is_sorted:
+        send_users(broker, f"{topic}-2", numbers)
+        alone = start(broker, f"{topic}-2", models, tmp_path / "alone.db", "--until_end")
+        finish(alone, tmp_path / "alone.db")
+        assert found == rows_by_id(broker, f"{topic}-2")
+        assert load_states(state) == load_states(tmp_path / "alone.db")

@@ -427,7 +427,8 @@ class Pipeline:
         tail, outbox, workers = _add_outbox(plan.make_tail(saves=False), durable)
         last = tail.open(shared, resources)
         offsets = {} if durable is None or changelog is not None else durable.load_offsets()
-        source = self._read_micro_batches(plan, metrics, offsets)
+        journal = [] if durable is None else durable.load_journal()
+        source = self._read_micro_batches(plan.source.replay(journal), plan, metrics, offsets)
         resources.callback(_close, source)
         shutdown = GracefulShutdown(source)
         for worker in workers:
@@ -450,24 +451,25 @@ class Pipeline:
                 settings=self._make_stream_settings(),
                 is_stopped=lambda: shutdown.stopped,
                 changelog=changelog,
+                replays=len(journal),
             )
         stream.make_empty_batch = lambda: plan.source.make_empty_batch(metrics.columns)
         yield from progress.count(stream.run(micro_batches))
         metrics.interrupted = shutdown.stopped
 
     def _read_micro_batches(
-        self, plan: Plan, metrics: RunMetrics, offsets: Mapping[str, bytes]
+        self, source: Source, plan: Plan, metrics: RunMetrics, offsets: Mapping[str, bytes]
     ) -> Iterator[MicroBatch]:
         """Read an endless input; with an allowance for late events, in the order of time."""
         training_input = _find_training_input(plan.segment)
         text = self.options.allowed_lateness
         allowance = parse_allowance(text, option="--allowed_lateness")
         if not allowance:
-            return plan.source.micro_batches(training_input, metrics, offsets)
+            return source.micro_batches(training_input, metrics, offsets)
         metrics.lateness = LatenessBuffer(allowance)
         rest = metrics.lateness.restore(offsets)
-        source = plan.source.micro_batches(training_input, metrics, rest)
-        return metrics.lateness.complete(source, metrics)
+        micro_batches = source.micro_batches(training_input, metrics, rest)
+        return metrics.lateness.complete(micro_batches, metrics)
 
     def _make_stream_settings(self) -> StreamSettings:
         from morpheus.runtime.stream import StreamSettings  # noqa: PLC0415 - most inputs end

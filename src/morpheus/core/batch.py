@@ -369,13 +369,16 @@ class Batch:
             kind: The class.
             changes: Values of changed and additional fields.
         """
-        values = vars(self)
-        values = {name: values[name] for name in _COMMON_FIELDS if name in values} | changes
-        if kind.__dataclass_fields__.keys() != values.keys():
-            return kind(**values)  # it says which field is missing
         # As the constructor, which takes ten times as long: it sets the fields one by one.
         batch = object.__new__(kind)
-        vars(batch).update(values)
+        values, own = vars(batch), vars(self)
+        values.update(own)
+        if len(own) > len(_COMMON_FIELDS):
+            for name in own.keys() - _COMMON_FIELDS:
+                del values[name]
+        values.update(changes)
+        if kind.__dataclass_fields__.keys() != values.keys():
+            return kind(**values)  # it says which field is missing
         return batch
 
     def change(self, **changes: object) -> Self:
@@ -387,7 +390,7 @@ class Batch:
         return batch
 
 
-_COMMON_FIELDS = tuple(each.name for each in fields(Batch))
+_COMMON_FIELDS = frozenset(each.name for each in fields(Batch))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -977,12 +980,16 @@ class MicroBatch:
             what it has read. None if there is nothing to do.
         restored: Encoded states of users that this process takes over from another one, before
             these events.
+        journal: What `Source.replay` makes these events of again; None if it cannot.
+        is_replay: The events were made of a journal, and their rows are in the outbox.
     """
 
     partitions: Sequence[Partition] = ()
     offsets: Mapping[str, bytes] = field(default_factory=dict)
     acknowledge: Callable[[], None] | None = None
     restored: Mapping[StateKey, bytes] = field(default_factory=dict)
+    journal: bytes | None = None
+    is_replay: bool = False
 
 
 @dataclass(frozen=True)

@@ -204,8 +204,8 @@ class PipelineOptions:
     checkpoint_interval: float = option(
         1.0,
         "On an endless input with --state: seconds between two checkpoints. Rows reach the outputs "
-        "after a checkpoint. They become rarer where they would take more than a tenth of the "
-        "time.",
+        "after a checkpoint; with from-kafka, at once. They become rarer where they would take "
+        "more than a tenth of the time.",
         min=0,
         command="pipeline-ae",
     )

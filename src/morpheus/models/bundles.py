@@ -54,6 +54,8 @@ from morpheus.models.training import single_thread
 
 MAX_BUNDLE_ROWS = 128
 """Distinct rows that are computed at once, so that their arrays stay in the processor's cache."""
+MAX_KNOWN_ROWS = 32
+"""Distinct rows of a user of which the results of the network are kept."""
 Float32Array = NDArray[np.float32]
 
 
@@ -319,10 +321,107 @@ def _find_bundles(
 
 def _bundled_net(fingerprint: Fingerprint | None) -> Autoencoder | None:
     """Return the network that scores, if it can be computed with those of others."""
-    if fingerprint is None or not isinstance(fingerprint.net, Autoencoder):
+    if fingerprint is None or fingerprint.usage is None:
         return None
-    net = fingerprint.net.for_scoring()
-    return net if net.any_rows and not net.number_columns else None
+    net = fingerprint.scoring_parts().net
+    return net if _can_be_bundled(net) else None
+
+
+def _can_be_bundled(net: Autoencoder) -> bool:
+    return net.any_rows and not net.number_columns
+
+
+class KnownRows:
+    """Results of one user's network for distinct rows, which users repeat.
+
+    Args:
+        columns: Number of columns.
+    """
+
+    def __init__(self, columns: int) -> None:
+        self._places: dict[bytes, int] = {}
+        self._results = np.empty((MAX_KNOWN_ROWS, columns), dtype=np.float32)
+
+    @classmethod
+    def of(cls, owner: object, columns: int) -> KnownRows:
+        """Return what is kept with a network or a fingerprint."""
+        known: KnownRows | None = vars(owner).get("_known_rows")
+        if known is None:
+            known = vars(owner)["_known_rows"] = cls(columns)
+        return known
+
+    def leave_out_known(self, rows: EncodedRows) -> EncodedRows | None:
+        """Return the rows without a result; None if there are none. Too many begin anew."""
+        keys = _list_row_keys(rows.codes)
+        missing = [at for at, row in enumerate(keys) if row not in self._places]
+        if not missing:
+            return None
+        if len(self._places) + len(missing) > MAX_KNOWN_ROWS:
+            self._places = {}
+            return rows
+        return rows if len(missing) == len(keys) else replace(rows, codes=rows.codes[missing])
+
+    def add(self, codes: NDArray[np.int32], results: Float32Array) -> None:
+        """Keep the results of new rows, (D, C) each."""
+        first = len(self._places)
+        self._results[first : first + len(codes)] = results
+        self._places |= zip(_list_row_keys(codes), range(first, first + len(codes)), strict=True)
+
+    def look_up(self, codes: NDArray[np.int32]) -> Float32Array:
+        """Return the results of known rows, (D, C)."""
+        return self._results[[self._places[row] for row in _list_row_keys(codes)]]
+
+    def __reduce__(self) -> tuple[type[KnownRows], tuple[int]]:
+        """Pickle nothing of it: another process computes them again."""
+        return KnownRows, (self._results.shape[1],)
+
+
+def _list_row_keys(codes: NDArray[np.int32]) -> list[bytes]:
+    data, width = codes.tobytes(), codes.shape[1] * codes.itemsize
+    return [data[start : start + width] for start in range(0, len(data), width)]
+
+
+BundleFunction = Callable[[NetworkBundle, Sequence[int]], Iterable[Float32Array]]
+"""Returns results of the rows of each user of a bundle; the users have these positions."""
+
+
+def _compute_new(
+    nets: Sequence[Autoencoder | None],
+    rows: Sequence[EncodedRows | None],
+    owners: Sequence[object],
+    compute: BundleFunction,
+) -> list[Float32Array | None]:
+    """Compute results of distinct rows, or look them up if the user had the rows before.
+
+    Args:
+        nets: The network of each user; None to leave a user out.
+        rows: Distinct rows of each; None to leave a user out.
+        owners: What `KnownRows` are kept with.
+        compute: Computes the results of a bundle.
+    """
+    found: list[Float32Array | None] = [None] * len(nets)
+    known = [
+        KnownRows.of(owner, row.codes.shape[1])
+        if net is not None and row is not None and 0 < len(row.codes) <= MAX_KNOWN_ROWS
+        else None
+        for net, row, owner in zip(nets, rows, owners, strict=True)
+    ]
+    wanted = [
+        row if memory is None or row is None else memory.leave_out_known(row)
+        for memory, row in zip(known, rows, strict=True)
+    ]
+    with single_thread():
+        for group in _find_bundles(nets, wanted):
+            bundle = NetworkBundle([nets[i] for i in group], [wanted[i] for i in group])  # type: ignore[misc]  # no None
+            for i, new, results in zip(group, bundle.rows, compute(bundle, group), strict=True):
+                if (each := known[i]) is None:
+                    found[i] = results
+                else:
+                    each.add(new.codes, results)
+    for i, each in enumerate(known):
+        if each is not None:
+            found[i] = each.look_up(rows[i].codes)  # type: ignore[union-attr]  # it has rows
+    return found
 
 
 def compute_losses(
@@ -338,18 +437,17 @@ def compute_losses(
         The losses of each user, (D, C); None for those left out.
     """
     nets = [_bundled_net(each) for each in fingerprints]
-    found: list[Float32Array | None] = [
-        None if row is None or each is None or net is not None else each.losses(row)
-        for each, net, row in zip(fingerprints, nets, rows, strict=True)
-    ]
-    with single_thread():
-        for group in _find_bundles(nets, rows):
-            bundle = NetworkBundle([nets[i] for i in group], [rows[i] for i in group])  # type: ignore[misc]  # no None
-            losses = bundle.losses()
-            cuts = bundle.heights.cumsum()[:-1]
-            for i, raw in zip(group, np.split(losses, cuts), strict=True):
-                rates = fingerprints[i].oov_rates  # type: ignore[union-attr]  # no None
-                found[i] = raw if rates is None else apply_oov_penalty(raw, rates, rows[i])  # type: ignore[arg-type]  # no None
+
+    def compute(bundle: NetworkBundle, group: Sequence[int]) -> Iterator[Float32Array]:
+        raws = np.split(bundle.losses(), bundle.heights.cumsum()[:-1])
+        for i, row, raw in zip(group, bundle.rows, raws, strict=True):
+            rates = fingerprints[i].oov_rates  # type: ignore[union-attr]  # no None
+            yield raw if rates is None else apply_oov_penalty(raw, rates, row)
+
+    found = _compute_new(nets, rows, fingerprints, compute)
+    for i, (fingerprint, net, row) in enumerate(zip(fingerprints, nets, rows, strict=True)):
+        if fingerprint is not None and row is not None and net is None:
+            found[i] = fingerprint.losses(row)
     return found
 
 
@@ -362,21 +460,21 @@ def predict_masked(
         nets: The network of each user, for scoring.
         rows: Distinct rows of each.
     """
-    fit = [net if net.any_rows and not net.number_columns else None for net in nets]
-    found: list[MaskedPredictions | None] = [
-        None if other is not None and len(row.codes) else MaskedPredictions.predict(net, row)
-        for net, other, row in zip(nets, fit, rows, strict=True)
+    fit = [
+        net if _can_be_bundled(net) and len(row.codes) else None
+        for net, row in zip(nets, rows, strict=True)
     ]
-    with single_thread():
-        for group in _find_bundles(fit, rows):
-            bundle = NetworkBundle([nets[i] for i in group], [rows[i] for i in group])
-            probability = bundle.probabilities()
-            nothing = np.zeros_like(probability)
-            cuts = bundle.heights.cumsum()[:-1]
-            parts = zip(np.split(probability, cuts), np.split(nothing, cuts), strict=True)
-            for i, (part, error) in zip(group, parts, strict=True):
-                found[i] = MaskedPredictions(part, error)
-    return [each for each in found if each is not None]
+
+    def compute(bundle: NetworkBundle, group: Sequence[int]) -> list[Float32Array]:  # noqa: ARG001 - as `BundleFunction`
+        return np.split(bundle.probabilities(), bundle.heights.cumsum()[:-1])
+
+    found = _compute_new(fit, rows, nets, compute)
+    return [
+        MaskedPredictions.predict(net, row)
+        if part is None
+        else MaskedPredictions(part, np.zeros_like(part))
+        for net, row, part in zip(nets, rows, found, strict=True)
+    ]
 
 
 class UserEvents(NamedTuple):

@@ -330,6 +330,10 @@ class Fingerprint:
         Raises:
             ValueError: The fingerprint has a reference network, which has no risks.
         """
+        return self._scoring_parts
+
+    @cached_property
+    def _scoring_parts(self) -> ScoringParts:
         if self.usage is None or self.usual is None or not isinstance(self.net, Autoencoder):
             raise ValueError("a reference network has no risks")
         learns = not self.card.frozen_since

@@ -149,30 +149,44 @@ class Outbox:
         with_cards: Whether the sinks of each place read model cards.
         waiting: Batches that are not in the file yet, by place.
         newest: Number of the latest entry, by place.
+        saved: The same of the entries that are committed.
+        is_closed: Rows are dropped, because the outbox had them before a restart.
     """
 
     store: SqliteStateStore
     with_cards: dict[str, bool] = field(default_factory=dict)
     waiting: dict[str, list[Batch]] = field(default_factory=dict)
     newest: dict[str, int] = field(default_factory=dict)
+    saved: dict[str, int] = field(default_factory=dict)
+    is_closed: bool = False
+    _rows: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.newest = self.store.list_newest()
+        self.saved = dict(self.newest)
 
     def add(self, place: str, batch: Batch) -> None:
         """Keep a batch for the sinks of a place."""
+        if self.is_closed:
+            return
         batches = self.waiting.setdefault(place, [])
         if batch.table.height or batch.dropped_stats is not None:
             batches.append(batch)
-        if sum(each.table.height for each in batches) >= _ENTRY_ROWS:
+        self._rows[place] = self._rows.get(place, 0) + batch.table.height
+        if self._rows[place] >= _ENTRY_ROWS:
             self._write(place)
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether there are rows that are not committed."""
+        return any(self.waiting.values()) or self.newest != self.saved
 
     def write(self) -> int:
         """Put all batches into the transaction of the checkpoint; return the number of entries."""
         return sum(map(self._write, list(self.waiting)))
 
     def _write(self, place: str) -> int:
-        batches = self.waiting.pop(place)
+        batches, self._rows[place] = self.waiting.pop(place), 0
         if batches:
             data = encode_batches(batches, with_cards=self.with_cards.get(place, False))
             self.newest[place] = self.store.add_to_outbox(place, data)

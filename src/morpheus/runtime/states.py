@@ -162,6 +162,7 @@ _TABLES = (
     "outbox (number INTEGER PRIMARY KEY AUTOINCREMENT, place TEXT, data BLOB)",
     "sinks (sink TEXT PRIMARY KEY, place TEXT, delivered INTEGER) WITHOUT ROWID",
     "positions (sink TEXT, name TEXT, data BLOB, PRIMARY KEY (sink, name)) WITHOUT ROWID",
+    "journal (number INTEGER PRIMARY KEY AUTOINCREMENT, data BLOB)",
 )
 
 
@@ -270,6 +271,22 @@ class SqliteStateStore:
             query = "SELECT COUNT(*), COALESCE(SUM(LENGTH(data)), 0) FROM outbox"
             entries, size = self._db.execute(query).fetchone()
             return int(entries), int(size)
+
+    def add_to_journal(self, data: bytes) -> None:
+        """Keep a micro-batch whose rows are in the outbox, but not its states."""
+        with self._translate_errors():
+            self._db.execute("INSERT INTO journal (data) VALUES (?)", [_checksum(data) + data])
+
+    def load_journal(self) -> list[bytes]:
+        """Return the micro-batches since the states were saved, in order."""
+        with self._translate_errors():
+            rows = self._db.execute("SELECT data FROM journal ORDER BY number")
+            return [self._check(data) for (data,) in rows]
+
+    def clear_journal(self) -> None:
+        """Forget the micro-batches, because their states are saved too."""
+        with self._translate_errors():
+            self._db.execute("DELETE FROM journal")
 
     def load_sinks(self) -> dict[str, SinkProgress]:
         """Return how far each sink has come."""

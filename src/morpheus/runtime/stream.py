@@ -2,7 +2,9 @@
 
 A micro-batch is read and passes the stages; what reaches a sink goes to the outbox. A checkpoint
 saves offsets, changed states and the outbox in one transaction. So after a crash the run goes on
-where it was, no row is lost, and a row that is written again is the same.
+where it was, no row is lost, and a row that is written again is the same. Between two checkpoints,
+rows go to the sinks too, if the source has a journal: then the outbox is saved with the events, not
+with the states. After a crash, these events are processed again, and their rows are dropped.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ _MAX_SHARE = 0.1
 _STOP_SECONDS = 10.0
 """Seconds that a sink has at the end to take what is left."""
 _PAUSE_SECONDS, _POLL_SECONDS = 0.2, 0.02
+_DELIVERY_SECONDS = 0.2
+"""Seconds between two deliveries of rows, if they do not wait for a checkpoint."""
 _REMOVAL_SECONDS = 600.0
 """Seconds between two searches for states that are too old."""
 _MAX_NAMED_USERS = 10_000
@@ -149,6 +153,7 @@ class DurableStream(Stream):
         workers: One for each sink.
         is_stopped: Returns whether the run was asked to stop.
         changelog: Gets the states when the sinks have their rows; None for none.
+        replays: Number of micro-batches of the journal that are processed again.
     """
 
     store: SqliteStateStore = field(kw_only=True)
@@ -157,6 +162,9 @@ class DurableStream(Stream):
     workers: list[SinkWorker] = field(default_factory=list, kw_only=True)
     is_stopped: Callable[[], bool] = field(default=lambda: False, kw_only=True)
     changelog: Changelog | None = field(default=None, kw_only=True)
+    replays: int = field(default=0, kw_only=True)
+    _journal: list[bytes] | None = None
+    _delivery_due: float = 0.0
     _places: dict[str | None, str] = field(default_factory=dict)
     _group: StateGroup = field(default_factory=StateGroup)
     _sealed: StateGroup | None = None
@@ -174,11 +182,16 @@ class DurableStream(Stream):
         self._measure(stats)
         for micro_batch in micro_batches:
             self._take_over(micro_batch)
+            if micro_batch.is_replay:
+                self._process_again(micro_batch)
+                continue
             yield from self.process(micro_batch)
             self._note(micro_batch)
             self._publish()
             if time.monotonic() >= self._due:
                 self._checkpoint(stats)
+            elif time.monotonic() >= self._delivery_due:
+                self._deliver()
             self._wait_for_room(stats)
         self._finish(stats)
 
@@ -195,6 +208,15 @@ class DurableStream(Stream):
         self.store.drop_users(gone)
         self.store.save(micro_batch.restored)
         self._has_changes |= bool(micro_batch.restored)
+
+    def _process_again(self, micro_batch: MicroBatch) -> None:
+        """Bring the states to where they were with the rows that the outbox had."""
+        self.outbox.is_closed = True
+        for _ in self.process(micro_batch):
+            pass
+        self.outbox.is_closed = False
+        self.replays -= 1
+        self._has_changes = True
 
     def _drop(self, users: Collection[str | None]) -> None:
         """Drop the live states of some users."""
@@ -229,6 +251,10 @@ class DurableStream(Stream):
         if micro_batch.acknowledge is not None:
             self._has_changes = True
             self.waiting.append(micro_batch.acknowledge)
+        if micro_batch.journal is None and (micro_batch.partitions or micro_batch.offsets):
+            self._journal = None
+        elif micro_batch.journal is not None and self._journal is not None:
+            self._journal.append(micro_batch.journal)
         for worker in self.workers:
             worker.check()
 
@@ -253,14 +279,45 @@ class DurableStream(Stream):
             # A checkpoint may be far, so that many users would be in memory at once.
             self._save_states()
             self._evict()
+            self._journal = None  # the transaction has states
+
+    def _deliver(self) -> None:
+        """Give the sinks their rows before the states are saved; see `MicroBatch.journal`."""
+        if self._journal is None or not self.outbox.has_rows:
+            return
+        for data in self._journal:
+            self.store.add_to_journal(data)
+        self.store.save_offsets(self._offsets)
+        self._offsets, self._journal = {}, []
+        self.outbox.write()
+        self._save_sinks(self._take_progress())
+        self.store.commit()
+        self._wake_sinks()
+        self._delivery_due = time.monotonic() + _DELIVERY_SECONDS
+
+    def _take_progress(self) -> list[tuple[SinkWorker, SinkProgress]]:
+        progress = [(worker, worker.take_progress()) for worker in self.workers]
+        return [(worker, each) for worker, each in progress if each is not None]
+
+    def _save_sinks(self, moved: Sequence[tuple[SinkWorker, SinkProgress]]) -> None:
+        for worker, progress in moved:
+            self.store.save_sink(worker.key, worker.place, progress)
+        self.store.trim_outbox()
+
+    def _wake_sinks(self) -> None:
+        """Say that rows are committed."""
+        self.outbox.saved = dict(self.outbox.newest)
+        for worker in self.workers:
+            worker.wake(self.outbox.newest.get(worker.place, 0))
 
     def _checkpoint(self, stats: StreamStats) -> None:
         """Save everything that has changed, in one transaction."""
         start = time.monotonic()
-        progress = [(worker, worker.take_progress()) for worker in self.workers]
-        moved = [(worker, each) for worker, each in progress if each is not None]
+        if self.replays:
+            return  # the journal has what the states lack
+        moved = self._take_progress()
         if not self._has_changes and not moved:
-            self._due = start + self.settings.checkpoint_interval
+            self._due, self._journal = start + self.settings.checkpoint_interval, []
             return
         self._save(moved)
         self._remove_old()
@@ -272,8 +329,7 @@ class DurableStream(Stream):
         else:
             self._group.acknowledge += waiting
             self._group.newest = dict(self.outbox.newest)
-        for worker in self.workers:
-            worker.wake(self.outbox.newest.get(worker.place, 0))
+        self._wake_sinks()
         self._evict()
         self._measure(stats)
         seconds = time.monotonic() - start
@@ -288,10 +344,9 @@ class DurableStream(Stream):
         if self.changelog is not None:
             self._group.offsets |= {place: data for place, data in self._offsets.items() if data}
         self.outbox.write()
-        for worker, progress in moved:
-            self.store.save_sink(worker.key, worker.place, progress)
-        self.store.trim_outbox()
-        self._offsets, self._has_changes = {}, False
+        self._save_sinks(moved)
+        self.store.clear_journal()
+        self._offsets, self._journal, self._has_changes = {}, [], False
 
     def _save_states(self) -> None:
         """Put the states that have changed into the transaction of the next checkpoint."""

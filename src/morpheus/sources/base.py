@@ -186,6 +186,16 @@ class Source(Stage):
         # The first batch is read here, because the population sample is ready only after it.
         return nullcontext([StreamPartition(chain(list(islice(events, 1)), events))])
 
+    def replay(self, journal: Sequence[bytes]) -> Source:
+        """Return a source that begins with the micro-batches of a journal.
+
+        Args:
+            journal: `MicroBatch.journal` of micro-batches whose states were not saved. The offsets
+                are those after them.
+        """
+        del journal  # for sources that keep one
+        return self
+
     def micro_batches(
         self, training_input: Values | None, metrics: RunMetrics, offsets: Mapping[str, bytes]
     ) -> Iterator[MicroBatch]:

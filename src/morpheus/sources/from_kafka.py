@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import msgspec
+from isal import igzip
 
 from morpheus.columns import LogDescription
 from morpheus.core.batch import Events, MicroBatch, Partition, ReadStats, RunMetrics, Table
@@ -278,6 +279,26 @@ class Place(NamedTuple):
         return f"{self.topic}/{self.partition}"
 
 
+class SavedMessage(NamedTuple):
+    """What the journal of a stream keeps of a message."""
+
+    saved_value: bytes | None
+    saved_key: bytes | None
+    saved_headers: list[tuple[str, bytes | None]] | None
+
+    def value(self) -> bytes | None:
+        """Return the value, as a message of the client."""
+        return self.saved_value
+
+    def key(self) -> bytes | None:
+        """Return the key."""
+        return self.saved_key
+
+    def headers(self) -> list[tuple[str, bytes | None]] | None:
+        """Return the headers."""
+        return self.saved_headers
+
+
 class Received(NamedTuple):
     """A message with its place.
 
@@ -289,10 +310,28 @@ class Received(NamedTuple):
 
     place: Place
     offset: int
-    message: Message
+    message: Message | SavedMessage
 
     def __str__(self) -> str:
         return f"topic `{self.place.topic}`, partition {self.place.partition}, offset {self.offset}"
+
+
+_JOURNAL = msgspec.msgpack.Decoder(list[tuple[Place, int, SavedMessage]])
+
+
+def encode_journal(batch: Sequence[Received]) -> bytes:
+    """Encode messages, so that `decode_journal` returns them after a crash."""
+    rows = [
+        (place, offset, (message.value(), message.key(), message.headers()))
+        for place, offset, message in batch
+    ]
+    return igzip.compress(msgspec.msgpack.encode(rows), 0)
+
+
+def decode_journal(data: bytes) -> list[Received]:
+    """Return the messages of a journal."""
+    messages: bytes = igzip.decompress(data)  # type: ignore[no-untyped-call]
+    return [Received(*row) for row in _JOURNAL.decode(messages)]
 
 
 class KafkaConsumer:
@@ -1026,7 +1065,7 @@ class FromKafka(Source):
         flag=True,
     )
     batch_messages: int = option(
-        10_000, "Maximum number of messages that are processed together.", min=1
+        50_000, "Maximum number of messages that are processed together.", min=1
     )
     batch_timeout: float = option(
         0.5, "Maximum number of seconds to wait for more messages before processing.", min=0.0
@@ -1091,6 +1130,7 @@ class FromKafka(Source):
     async_commits: bool = option(
         True, "Accepted for old command lines. Offsets are committed when the rows are safe."
     )
+    journal: tuple[bytes, ...] = field(default=(), repr=False, compare=False)
 
     def with_defaults(self, options: PipelineOptions) -> PipelineOptions:
         """Fill options that are not given with the defaults of the log; see `Source`.
@@ -1216,6 +1256,8 @@ class FromKafka(Source):
                     dead_letters,
                     self.changelog_topic is not None,
                 )
+                for data in self.journal:
+                    yield MicroBatch(reader.read(decode_journal(data)), is_replay=True)
                 consumer.subscribe()
                 for batch in consumer.receive():
                     if consumer.revoked:
@@ -1228,9 +1270,21 @@ class FromKafka(Source):
                         consumer.make_offsets(batch),
                         consumer.make_acknowledge(batch),
                         consumer.take_restored(),
+                        encode_journal(batch) if batch and self._has_journal else None,
                     )
         finally:
             consumer.close()
+
+    @property
+    def _has_journal(self) -> bool:
+        """Whether rows need not wait for the states: these are made of the messages again."""
+        options = self.options
+        waits = options.allowed_lateness not in {"", "0", "0s"}
+        return options.durable and self.changelog_topic is None and not waits
+
+    def replay(self, journal: Sequence[bytes]) -> FromKafka:
+        """Return a source that begins with the messages of a journal; see `Source`."""
+        return replace(self, journal=tuple(journal))
 
     def _start_run(
         self, training_input: Values | None, metrics: RunMetrics, spill_dir: SpillDir
