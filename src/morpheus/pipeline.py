@@ -426,14 +426,11 @@ class Pipeline:
             durable.drop_users()  # another process may have gone on since
         tail, outbox, workers = _add_outbox(plan.make_tail(saves=False), durable)
         last = tail.open(shared, resources)
-        offsets = {} if durable is None or changelog is not None else durable.load_offsets()
-        journal = [] if durable is None else durable.load_journal()
+        offsets, journal = ({}, []) if changelog is not None else _find_position(durable)
         source = self._read_micro_batches(plan.source.replay(journal), plan, metrics, offsets)
         resources.callback(_close, source)
         shutdown = GracefulShutdown(source)
-        for worker in workers:
-            resources.callback(worker.abandon)  # if reading fails, too
-            worker.start()
+        _start_workers(workers, resources)
         micro_batches = iter(shutdown)
         resources.callback(_close, micro_batches)
         # The source draws the population sample before it returns the first micro-batch.
@@ -697,6 +694,17 @@ def _check_users(options: PipelineOptions) -> None:
             f"--skip_user: {quote_backtick(both[0])} is also given as --userid_filter. Leave one "
             "of the two out."
         )
+
+
+def _start_workers(workers: Sequence[SinkWorker], resources: ExitStack) -> None:
+    for worker in workers:
+        resources.callback(worker.abandon)  # if reading fails, too
+        worker.start()
+
+
+def _find_position(store: SqliteStateStore | None) -> tuple[dict[str, bytes], list[bytes]]:
+    """Return the offsets from which a source goes on, and the journal that comes before."""
+    return ({}, []) if store is None else (store.load_offsets(), store.load_journal())
 
 
 def _find_training_input(stages: Sequence[Stage]) -> Values | None:

@@ -343,7 +343,7 @@ class KnownRows:
         self._results = np.empty((MAX_KNOWN_ROWS, columns), dtype=np.float32)
 
     @classmethod
-    def of(cls, owner: object, columns: int) -> KnownRows:
+    def find(cls, owner: object, columns: int) -> KnownRows:
         """Return what is kept with a network or a fingerprint."""
         known: KnownRows | None = vars(owner).get("_known_rows")
         if known is None:
@@ -351,7 +351,7 @@ class KnownRows:
         return known
 
     def leave_out_known(self, rows: EncodedRows) -> EncodedRows | None:
-        """Return the rows without a result; None if there are none. Too many begin anew."""
+        """Return the rows without a result; None if all have one. Too many replace the others."""
         keys = _list_row_keys(rows.codes)
         missing = [at for at, row in enumerate(keys) if row not in self._places]
         if not missing:
@@ -401,7 +401,7 @@ def _compute_new(
     """
     found: list[Float32Array | None] = [None] * len(nets)
     known = [
-        KnownRows.of(owner, row.codes.shape[1])
+        KnownRows.find(owner, row.codes.shape[1])
         if net is not None and row is not None and 0 < len(row.codes) <= MAX_KNOWN_ROWS
         else None
         for net, row, owner in zip(nets, rows, owners, strict=True)

@@ -1284,7 +1284,7 @@ class FromKafka(Source):
 
     def replay(self, journal: Sequence[bytes]) -> FromKafka:
         """Return a source that begins with the messages of a journal; see `Source`."""
-        return replace(self, journal=tuple(journal))
+        return replace(self, journal=tuple(journal)) if journal else self
 
     def _start_run(
         self, training_input: Values | None, metrics: RunMetrics, spill_dir: SpillDir
