@@ -5,7 +5,7 @@
 #   make test TORCH_INDEX=URL           install torch from this index, to choose between CPU and CUDA
 #   make quality QUALITY=--quick        few users, for a quick check
 #   make scale SCALE=--quick            small sizes
-#   make bench BENCH=--quick            small sizes, about two minutes; --full: ten thousand users
+#   make bench BENCH=--quick            small sizes, about two minutes; --full: the largest, hours
 #   make profile PROFILE='--users 10'  flame graphs of a smaller company
 #   make engineer ENGINEER='--seeds 7'  another generated bucket
 #   make verdicts VERDICTS='--seeds 7'  another generated company

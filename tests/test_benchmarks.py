@@ -81,6 +81,16 @@ def test_an_environment_of_a_version_has_its_package_and_no_other_one(speed, tmp
     assert meter.run(version.command).shown == "earlier\n"
 
 
+def test_logs_that_an_earlier_run_has_written_are_not_written_again(speed, tmp_path):
+    logs = speed("logs")
+    once = logs.fleet(tmp_path, 1, rate=2.0, forms=("parquet",))
+    logs.fleet.cache_clear()  # of this process
+    before = {path: path.stat().st_mtime_ns for path in once.folder.rglob("*")}
+    assert logs.fleet(tmp_path, 1, rate=2.0, forms=("parquet",)) == once
+    assert {path: path.stat().st_mtime_ns for path in once.folder.rglob("*")} == before
+    assert once.scored
+
+
 def test_a_detector_that_is_not_installed_is_named_and_skipped(speed, monkeypatch):
     alternatives = speed("alternatives")
     monkeypatch.setitem(sys.modules, "duckdb", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -31,11 +32,14 @@ class Page:
     def measure(self, part: str, tables: Callable[[], Iterable[Table]], kind: str) -> None:
         """Run a part, print its section and write it."""
         print(f"\n## {self.parts[part]}\n", flush=True)
-        begin, texts = time.perf_counter(), []
+        begin, texts, load = time.perf_counter(), list[str](), os.getloadavg()[0]
         for table in tables():
             texts.append(table.markdown())
             print(texts[-1], flush=True)
-        took = f"{kind}, {time.perf_counter() - begin:.0f} s, on {machine.described()}.\n"
+        seconds = time.perf_counter() - begin
+        took = (
+            f"{kind}, {seconds:.0f} s, on {machine.described()}; load before the run {load:.1f}.\n"
+        )
         print(took, flush=True)
         self.write(self.read() | {part: "\n".join([took, *texts])})
 

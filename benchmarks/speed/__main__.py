@@ -38,11 +38,14 @@ PARTS = {
 }
 HEAD = """# Benchmarks
 
-What training, scoring and reading cost, compared with NVIDIA Morpheus and dfencoder.
+What training, scoring and reading cost, compared with NVIDIA Morpheus, dfencoder and other
+detectors, and with the version before.
 
 `make bench` (`python benchmarks/speed`) writes this page. Every figure comes from a run of that
 command, and every row stands next to its competitor in the same run. The logs are those of
-made-up companies (`examples/make_fleet.py`).
+made-up companies (`examples/make_fleet.py`). Each section names its machine, and its load before
+the run: other work makes wall seconds longer, and CPU seconds too. `--old TREE`, with a worktree of
+an earlier version, fills the comparison with it.
 """
 
 
@@ -54,14 +57,18 @@ def main() -> None:
     )
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="small sizes: about two minutes")
-    size.add_argument("--full", action="store_true", help="also ten thousand users")
+    size.add_argument(
+        "--full", action="store_true", help="also the largest numbers of users and events"
+    )
     parser.add_argument("--into", type=Path, default=PAGE, help="page to write")
     parser.add_argument("--old", type=Path, help="tree of an earlier version, to compare")
     parser.add_argument("--users", type=int, help="users of the large fleet; usually 1,000")
+    parser.add_argument("--keep", type=Path, help="folder that keeps logs and fingerprints")
     given = parser.parse_args()
     page = Page(given.into, HEAD, PARTS)
-    with tempfile.TemporaryDirectory() as scratch:
-        scale = Scale(Path(scratch), given.quick, given.full, given.old, given.users)
+    with tempfile.TemporaryDirectory() as temporary:
+        scratch = given.keep or Path(temporary)
+        scale = Scale(scratch, given.quick, given.full, given.old, given.users)
         page.measure_each(given.only or PARTS, "speed", scale, quick=given.quick)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -69,8 +70,12 @@ def fleet(  # noqa: PLR0913 - what a fleet depends on
     copies: int = 1,
     forms: tuple[str, ...] = ("json", "parquet"),
 ) -> Logs:
-    """Write a fleet."""
+    """Write a fleet, unless an earlier run has written it."""
     folder = scratch / f"fleet-{users}-{rate}-{attacked}-{copies}-{'-'.join(forms)}"
-    writer = Writer(Fleet(users, rate=rate, attacked=attacked), folder, forms, copies)
-    writer.write()
-    return Logs(folder, writer.events["training"], writer.events["scored"])
+    counts = folder / "counts.json"
+    if not counts.exists():
+        writer = Writer(Fleet(users, rate=rate, attacked=attacked), folder, forms, copies)
+        writer.write()
+        counts.write_text(json.dumps(writer.events), encoding="utf-8")
+    events = json.loads(counts.read_text(encoding="utf-8"))
+    return Logs(folder, events["training"], events["scored"])
