@@ -207,12 +207,17 @@ def split_by_partition(
     return runs["value"].to_list(), frames
 
 
+_BYTES_PER_CELL = 36
+"""Average size of a cell that shares its text with no other."""
+
+
 @dataclass(frozen=True)
 class MemoryBudget:
     """Limits of what is in memory. Does not affect results.
 
     Attributes:
-        max_cells_in_memory: Maximum number of cells before events are spilled to disk.
+        max_cells_in_memory: Maximum number of cells before events are spilled to disk. Cells that
+            share their text with others count less.
         partition_cells: Approximate number of cells of a partition.
         spill_table_cells: Approximate number of cells of a table on disk.
         max_scan_passes: Maximum number of partitions for which all tables on disk are scanned once
@@ -246,7 +251,7 @@ class SpillBuffer:
         user_stats: Statistics of the users.
         frames_in_memory: Events in memory.
         spilled_tables: Events on disk.
-        num_cells: Number of cells in memory.
+        num_cells: Size of the events in memory, in cells that share no text.
     """
 
     user: str
@@ -262,7 +267,7 @@ class SpillBuffer:
         self.user_stats.add(UserStats.from_frame(frame, self.user))
         frame = drop_null_columns(frame, self.user)
         self.frames_in_memory.append(frame)
-        self.num_cells += frame.height * frame.width
+        self.num_cells += int(frame.estimated_size()) // _BYTES_PER_CELL
         if self.num_cells > (
             self.memory_budget.spill_table_cells
             if self.spilled_tables
