@@ -1,4 +1,4 @@
-"""Measure streams: `python benchmarks/stream [--quick] [--only PART] [--events N] [--users N]`.
+"""Measure streams: `python benchmarks/stream [--quick] [--only PART] [--users N]`; see --help.
 
 Prints tables. A part is a module of this package with a function `tables`, which takes a `Scale`.
 """
@@ -40,11 +40,14 @@ def main() -> None:
     parser.add_argument(
         "--users", type=int, help="users of the stream (default: 10,000), or active ones of `users`"
     )
+    parser.add_argument("--known", type=int, help="known users of `users` (default: 50 per active)")
     parser.add_argument("--evidence", type=Path, help="folder to keep all files in")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = given.evidence or Path(scratch)
-        scale = Scale(folder, given.quick, given.events, given.users, given.old)
+        scale = Scale(
+            folder, given.quick, given.events, given.users, given.old, given_known=given.known
+        )
         for part in given.only or PARTS:
             print(f"\n## {PARTS[part]}\n", flush=True)
             begin = time.perf_counter()

@@ -16,6 +16,7 @@ class Scale:
         given_events: Number of events, if the command line says so.
         given_users: Number of users, if the command line says so.
         old: Another tree, which `bundles` measures too.
+        given_known: Number of known users, if the command line says so.
     """
 
     scratch: Path
@@ -23,6 +24,7 @@ class Scale:
     given_events: int | None = None
     given_users: int | None = None
     old: Path | None = None
+    given_known: int | None = None
 
     @property
     def events(self) -> int:
@@ -42,7 +44,7 @@ class Scale:
     @property
     def known(self) -> int:
         """Users with a state on disk."""
-        return 50 * self.active
+        return self.given_known or 50 * self.active
 
     @property
     def active(self) -> int:
