@@ -772,7 +772,7 @@ def test_rows_do_not_wait_for_the_states_and_a_killed_process_repeats_none_in_an
     numbers = list(range(120))
     if not is_sorted:  # the row number of an event depends on where the input is cut
         random.Random(1).shuffle(numbers)  # noqa: S311 - a seed, no secret
-    state, process = tmp_path / "state.db", None
+    state = tmp_path / "state.db"
     for at in range(0, 120, 40):
         process = start(broker, topic, models, state, "--instance_id=one", interval=1000)
         send_users(broker, topic, numbers[at : at + 40])

@@ -159,7 +159,9 @@ class Memory(threading.Thread):
         """Return the median memory in one tenth of a time, counted from 1."""
         width = (end - begin) / TENTHS
         low = begin + (number - 1) * width
-        return median([held for when, held in self.samples if low <= when <= low + width] or [0])
+        held = [held for when, held in self.samples if low <= when <= low + width]
+        nearest = min(self.samples, key=lambda each: abs(each[0] - low), default=(0.0, 0.0))
+        return median(held or [nearest[1]])
 
 
 @dataclass

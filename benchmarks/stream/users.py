@@ -29,7 +29,8 @@ EVENTS_BEFORE, EVENTS_AFTER = 50, 10
 """Events of each active user, before and after the other users become known."""
 BATCH = 5
 """Events of each user in a file. There is one file at a time, so users come again and again."""
-PATIENCE = 300.0
+PATIENCE = 120.0
+"""Seconds without a new alert after which a measurement is given up."""
 WANTED_MB, WANTED_KB = 1500, 16
 
 
@@ -83,8 +84,10 @@ def process(product: Product, log: Log, folder: Path, first: int, end: int) -> f
         hidden.write_bytes(b"".join(log.line(number) for number in range(start, last)))
         hidden.rename(folder / "input" / f"{start:012}.jsonl")
     wanted = (end - 1) // STRANGE_EVERY * STRANGE_EVERY
-    deadline = time.monotonic() + PATIENCE
-    while wanted not in tail.update():
+    deadline, known = time.monotonic() + PATIENCE, 0
+    while wanted not in (found := tail.update()):
+        if len(found) > known:
+            deadline, known = time.monotonic() + PATIENCE, len(found)
         if not product.wait_for(0.2) or time.monotonic() > deadline:
             raise RuntimeError(f"alerts are missing: {product.log()[-2000:]}")
     product.stop()

@@ -1065,7 +1065,7 @@ class FromKafka(Source):
         flag=True,
     )
     batch_messages: int = option(
-        50_000, "Maximum number of messages that are processed together.", min=1
+        25_000, "Maximum number of messages that are processed together.", min=1
     )
     batch_timeout: float = option(
         0.5, "Maximum number of seconds to wait for more messages before processing.", min=0.0
