@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import msgspec
 import numpy as np
@@ -36,8 +37,10 @@ _MIN_DISTINCT = 0.5
 _MIN_FILLED = 0.9
 """Share of records that have a field which is cut out."""
 _MAX_TEXTS = 6
-_MAX_NEW = 0.5
+_MAX_NEW = 0.4
 """Share of the text that may be in new parts. Above it, cutting costs more than it saves."""
+_PROBE_RECORDS = 1 << 10
+"""Number of records that are cut first, to see whether their parts repeat."""
 _MIN_USABLE = 0.5
 """Share of records that can be cut, below which other texts are looked for."""
 _SKIPPED_CALLS = 16
@@ -262,11 +265,13 @@ class RecordCutter:
         decode: Decodes objects into cells.
         columns: The wanted column of fields at the top of a record.
         kept: Fields that must not be cut out.
+        min_records: Minimum number of records in a call. Cutting fewer costs more than it saves.
     """
 
     decode: DecodeObjects
     columns: Mapping[str, str]
     kept: frozenset[str] = frozenset()
+    min_records: int = 1 << 12
     _fields: list[CutField] = field(default_factory=list)
     _tables: list[PartTable] = field(default_factory=list)
     _disjoint: dict[int, bool] = field(default_factory=dict)
@@ -275,17 +280,18 @@ class RecordCutter:
     def cut(self, records: Sequence[RawJson]) -> CutRecords | None:
         """Cut records, and look up the cells of their parts; None if all must be decoded whole."""
         self._calls_to_skip -= 1
-        if self._calls_to_skip > 0 or len(records) < _MIN_SAMPLE:
+        if self._calls_to_skip > 0 or len(records) < self.min_records:
             return None
         if not self._fields:
             self._prepare(records)
-        try:
-            blocks = [
-                self._cut_block(records[start : start + _BLOCK_RECORDS])
-                for start in range(0, len(records) if self._fields else 0, _BLOCK_RECORDS)
-            ]
-        except pl.exceptions.ComputeError:  # not UTF-8
-            blocks = []
+        blocks: list[_Pieces] = []
+        starts = [0, *range(_PROBE_RECORDS, len(records), _BLOCK_RECORDS), len(records)]
+        for start, end in pairwise(starts) if self._fields else ():
+            block = self._cut_block(records[start:end])
+            if block is None or not block.is_useful(sum(map(len, records[start:end]))):
+                blocks = []
+                break
+            blocks.append(block)
         if not blocks:
             self._fields, self._calls_to_skip = [], _SKIPPED_CALLS
             return None
@@ -293,24 +299,21 @@ class RecordCutter:
             np.concatenate(parts) for parts in zip(*(each.rows for each in blocks), strict=True)
         ]
         texts = pl.concat([each.texts for each in blocks])
-        usable = texts[_PLAIN].to_numpy() & (np.minimum.reduce(rows) > 0) & self._find_valid(rows)
         wanted = [
             texts[f"{_TEXT}{number}"].alias(each.column)
             for number, each in enumerate(self._fields)
             if each.column is not None
         ]
-        new = sum(each.num_new for each in blocks)
-        if new > _MAX_NEW * sum(map(len, records)) or usable.mean() < _MIN_USABLE:
-            self._fields, self._calls_to_skip = [], _SKIPPED_CALLS
+        usable = np.concatenate([each.usable for each in blocks])
         return CutRecords(self._look_up_cells(rows), pl.DataFrame(wanted), usable)
 
-    def _cut_block(self, records: Sequence[RawJson]) -> _Pieces:
-        """Cut records, and look up their parts.
-
-        Raises:
-            polars.exceptions.ComputeError: The records are not UTF-8.
-        """
-        texts = pl.Series(_REST, list(map(bytes, records)), dtype=pl.Binary).cast(pl.String)
+    def _cut_block(self, records: Sequence[RawJson]) -> _Pieces | None:
+        """Cut records, and look up their parts; None if they are not UTF-8."""
+        texts = pl.Series(_REST, list(map(bytes, records)), dtype=pl.Binary)
+        try:
+            texts = texts.cast(pl.String)
+        except pl.exceptions.ComputeError:
+            return None
         # One query: it is faster than one for each step.
         query = texts.to_frame().lazy()
         for number, each in enumerate(self._fields):
@@ -323,8 +326,9 @@ class RecordCutter:
         frame = query.with_columns(is_plain.alias(_PLAIN)).collect()
         cut = [*(f"{_PART}{number}" for number in range(len(self._fields))), _REST]
         found = [table.look_up(frame[name]) for table, name in zip(self._tables, cut, strict=True)]
-        kept = frame.drop(cut)
-        return _Pieces([rows for rows, _ in found], kept, sum(new for _, new in found))
+        rows = [each for each, _ in found]
+        usable = frame[_PLAIN].to_numpy() & (np.minimum.reduce(rows) > 0) & self._find_valid(rows)
+        return _Pieces(rows, frame.drop(*cut, _PLAIN), usable, sum(new for _, new in found))
 
     def _prepare(self, records: Sequence[RawJson]) -> None:
         self._fields = find_cut_fields(records, self.columns, self.kept)
@@ -383,10 +387,16 @@ class _Pieces:
 
     Attributes:
         rows: Row of each part in the table of its place, (places, records).
-        texts: The texts that were cut out, and whether a record has all and they are plain.
+        texts: The texts that were cut out.
+        usable: Which records are complete, with parts that can be used, (records,).
         num_new: Size of the parts that are new, in bytes.
     """
 
     rows: list[NDArray[np.int64]]
     texts: pl.DataFrame
+    usable: NDArray[np.bool_]
     num_new: int
+
+    def is_useful(self, num_bytes: int) -> bool:
+        """Return whether cutting records of this size has saved time."""
+        return self.num_new <= _MAX_NEW * num_bytes and self.usable.mean() >= _MIN_USABLE
