@@ -285,7 +285,7 @@ def test_the_first_lesson_loads_nothing_of_streams_clusters_reports_and_state_fi
     lesson: dict,
 ) -> None:
     others = {"runtime.stream", "runtime.outbox", "runtime.states", "runtime.dask", "report.view"}
-    others |= {"sources.watcher", "status"}
+    others |= {"sources.watcher", "status", "runtime.dask_cluster", "sources.cluster_partitioning"}
     unwanted = {f"morpheus.{name}" for name in others} | {"sqlite3", "logging.config"}
     assert not unwanted & set(lesson["loaded"])
 

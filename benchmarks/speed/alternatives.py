@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from morpheus import Fingerprints
 from speed.logs import USER, Logs, fleet
 from speed.scale import Scale
-from speed.training import Floats, Found, features, histories
+from speed.training import Floats, Found, features
 
 EVENT = "eventID"
 SEED = 1
@@ -103,8 +103,8 @@ def list_cases(logs: Logs) -> list[Case]:
     later = {part[USER][0]: part for part in logs.later.partition_by(USER, maintain_order=True)}
     return [
         Case(user, scored, scored[EVENT].is_in(list(logs.labels)).to_numpy())
-        for user in histories(logs, LEAST)
-        if (scored := later.get(user[USER][0])) is not None
+        for user in logs.history.partition_by(USER, maintain_order=True)
+        if user.height >= LEAST and (scored := later.get(user[USER][0])) is not None
     ]
 
 

@@ -59,7 +59,6 @@ from morpheus.runtime.chain import (
     find_feature_stages,
     name_stages,
 )
-from morpheus.runtime.dask_cluster import Cluster, check_scheduler
 from morpheus.runtime.local import LocalRunner, read_partitions, resume_source, save_memory
 from morpheus.runtime.pool import WorkerPool
 from morpheus.seasonality.detector import parse_duration
@@ -379,6 +378,7 @@ class Pipeline:
         options = self.options
         if options.engine.lower() == "dask":
             from morpheus.runtime.dask import DaskRunner  # noqa: PLC0415 - for this engine only
+            from morpheus.runtime.dask_cluster import Cluster  # noqa: PLC0415 - the same
 
             with Cluster(options.scheduler, options.num_threads) as cluster:
                 yield DaskRunner(cluster, store)
@@ -496,9 +496,9 @@ class Pipeline:
         source = plan.source if store is None else resume_source(plan.source, store)
         read = source.partitions(training_input, metrics, runner.executor)
         executor = runner.executor
-        shared = plan.output_dir() if isinstance(executor, Cluster) else None
+        shared = None if isinstance(executor, WorkerPool) else plan.output_dir()
         with SpillDir(shared) as spill_dir, read as partitions:
-            if isinstance(executor, Cluster) and shared is not None:
+            if not isinstance(executor, WorkerPool) and shared is not None:
                 executor.check_shared_folder(spill_dir.folder)
             parts: Sequence[Partition] = partitions
             if plan.head:
@@ -562,6 +562,8 @@ class Pipeline:
         options = self.options
         if options.engine.lower() == "dask":
             self._check_bounded()
+            from morpheus.runtime.dask_cluster import check_scheduler  # noqa: PLC0415 - for this engine only
+
             check_scheduler(options.scheduler)
         elif options.scheduler is not None:
             raise UsageError(

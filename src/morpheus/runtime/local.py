@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 from morpheus.core.batch import Batch, Partition, RunMetrics
 from morpheus.core.state import StateKey, decode_state, encode_state
 from morpheus.runtime.chain import Segment, UserBatches
-from morpheus.runtime.dask_cluster import Cluster
 from morpheus.runtime.pool import WorkerPool
 from morpheus.sources.base import Source
 from morpheus.sources.source_state import PartitionState, SourceState
 
 if TYPE_CHECKING:
+    from morpheus.runtime.dask_cluster import Cluster
     from morpheus.runtime.states import SavedStates, StateStore
 
 FIRST_BUNDLE_EVENTS, MAX_BUNDLE_EVENTS, BUNDLE_GROWTH = 4000, 24_000, 1.25

@@ -32,7 +32,6 @@ from morpheus.core.stage import (
 )
 from morpheus.errors import UsageError
 from morpheus.models.profile import FeatureSpec, InputSpec
-from morpheus.runtime.dask_cluster import Cluster
 from morpheus.runtime.pool import WorkerPool
 from morpheus.sources.compression import ReadLimits
 from morpheus.sources.discovery import FileDiscovery, is_delta_table
@@ -52,6 +51,7 @@ from morpheus.storage.object_store import ObjectPath, head_object, is_object_url
 
 if TYPE_CHECKING:
     from morpheus.runtime.changelog import Changelog
+    from morpheus.runtime.dask_cluster import Cluster
     from morpheus.sources.watcher import DirectoryWatcher
 
 

@@ -25,9 +25,7 @@ from morpheus.errors import RecordError, TransientError, UsageError
 from morpheus.features.derived import DerivedColumn
 from morpheus.models.input_check import DatasetProfile, InputProfile
 from morpheus.models.profile import FeatureSpec, InputSpec
-from morpheus.runtime.dask_cluster import Cluster
 from morpheus.runtime.pool import WorkerPool
-from morpheus.sources.cluster_partitioning import DistributedPartition, DistributedPartitionStore
 from morpheus.sources.compression import DEFAULT_LIMITS, LogPath, ReadLimits, find_copies
 from morpheus.sources.discovery import DiscoveredFiles, FileDiscovery
 from morpheus.sources.group_by_user import (
@@ -79,6 +77,8 @@ from morpheus.storage.spill import SpillDir
 from morpheus.text import format_count, quote_backtick, suggest
 
 if TYPE_CHECKING:
+    from morpheus.runtime.dask_cluster import Cluster
+    from morpheus.sources.cluster_partitioning import DistributedPartition
     from morpheus.sources.watcher import DirectoryWatcher, FilePart
 
 logger = logging.getLogger(__name__)
@@ -223,6 +223,8 @@ class FileIngest:
                 )
                 yield IngestRun(ingest, metrics, local).partitions(paths, training_input)
             else:
+                from morpheus.sources.cluster_partitioning import DistributedPartitionStore  # noqa: PLC0415 - for clusters
+
                 remote = DistributedPartitionStore(spec, self.memory_budget, self.sample_spec, pool)
                 yield IngestRun(ingest, metrics, remote).partitions(paths, training_input)
 
