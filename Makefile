@@ -56,7 +56,7 @@ kills: dev
 	@KILLS=$(or $(KILLS),50) SEED=$(or $(SEED),1) $(BIN)/pytest -q -p no:xdist tests/test_kills.py
 
 fuzz: dev
-	@N=$(or $(N),2000) SEED=$(or $(SEED),1) $(BIN)/pytest -q -p no:xdist tests/fuzz
+	@N=$(or $(N),2000) SEED=$(or $(SEED),1) $(BIN)/pytest -q -p no:xdist tests/fuzz tests/sources/test_cut_records.py
 
 soak: dev
 	@$(BIN)/python benchmarks/soak $(SOAK)

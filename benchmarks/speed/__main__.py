@@ -26,6 +26,7 @@ PARTS = {
     "alternatives": "Other detectors",
     "reference": "The reference model",
     "scoring": "Scoring",
+    "reading": "Reading JSON",
     "growth": "How cost grows",
     "seasonality": "Time-series anomalies",
     "stores": "Fingerprints on disk",

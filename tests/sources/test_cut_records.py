@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -23,6 +24,8 @@ TEXTS = (
     *(",", "}", "{", "\x00", "\x7f", "\\", '"', '\\"', "\ud800"),
 )
 RECORDS = 200
+N = int(os.environ.get("N", "100"))
+"""Number of hostile logs; see `make fuzz`."""
 
 
 def make_record(rng: Rng, number: int) -> dict[str, Any]:
@@ -111,7 +114,7 @@ def test_records_of_a_log_are_cut_and_give_the_same_cells() -> None:
     assert_same_as_whole(records)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=N, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**32), share=st.sampled_from([0.0, 0.02, 0.3]))
 def test_hostile_records_give_the_cells_and_refusals_of_whole_ones(seed: int, share: float) -> None:
     rng = Rng(seed)
