@@ -156,7 +156,7 @@ def test_different_rows_with_equal_hashes_stay_apart(hashes):
     rows_strategy = pl.DataFrame({"a": ["x", "y", None, "x"], "b": ["x", "x", "x", "x"]})
     dictionary = DictionaryEncoder(rows_strategy, rows_strategy.columns)
     dictionary.__dict__["row_hashes"] = np.array(hashes, dtype=np.uint64)
-    found = EncodedSlice(rows_strategy, dictionary).deduplicate()
+    found = EncodedSlice(rows_strategy, dictionary).unique_rows
     assert rows_strategy[found.first_index][found.inverse].equals(rows_strategy)
 
 

@@ -16,8 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from morpheus.columns import INDEX, ROW, SCORE, TIME, TS_ANOMALY
+from morpheus.core.batch import EqualRows, Table
 from morpheus.errors import TransientError, UsageError
-from morpheus.sinks.formats import TextWriter, encode_csv_header, write_csv_rows
+from morpheus.sinks.formats import (
+    CommonCells,
+    TextWriter,
+    encode_csv_header,
+    write_csv,
+    write_csv_rows,
+)
 from morpheus.sinks.to_file import ToFile
 from morpheus.testing import make_events, make_output_rows, run_stage, split_frame
 from strange import iterate
@@ -397,13 +404,106 @@ def test_appended_text_stays_between_the_rows_around_it(tmp_path, compression):
     with (
         whole.open("wb") as file,
         TextWriter(
-            file, compression, write_rows=write_csv_rows, encode_header=encode_csv_header
+            file, compression, write_rows=write_csv, encode_header=encode_csv_header
         ) as text,
     ):
-        text.write(pl.DataFrame({"n": [1]}))
+        text.write(Table(pl.DataFrame({"n": [1]})))
         text.append(encoded)
-        text.write(pl.DataFrame({"n": [3]}))
+        text.write(Table(pl.DataFrame({"n": [3]})))
         text.finish()
     content = gzip.decompress(whole.read_bytes()) if compression else whole.read_bytes()
     assert content == b"n\n1\n" + b"2\n" * 100_000 + b"3\n"
     assert not encoded.exists()
+
+
+hostile_text = st.one_of(
+    st.none(),
+    st.sampled_from(
+        [
+            "",
+            '"',
+            ",",
+            "\n",
+            "\r",
+            "=1+1",
+            "-5",
+            " @sum",
+            "'",
+            "a,b",
+            'say "a"',
+            "\x1e",
+            "\x1e\n",
+            "0,",
+            "\x1e\n0,",
+            "x\x1e\n0,y",
+            "\ufeff=1",
+            "\u2028",
+            "é",
+            "😀,",
+            "\x00",
+            "\t-",
+        ]
+    ),
+    st.text(max_size=4),
+)
+common_rows = st.lists(st.tuples(hostile_text, hostile_text, hostile_text), min_size=1, max_size=3)
+
+
+@st.composite
+def tables_with_equal_rows(draw):
+    """Rows of which the columns a, b and c are equal to those of a few rows."""
+    common = pl.DataFrame(draw(common_rows), schema=dict.fromkeys("abc", pl.String), orient="row")
+    rows = draw(st.integers(2 * common.height, 12))
+    groups = np.array(
+        draw(st.lists(st.integers(0, common.height - 1), min_size=rows, max_size=rows))
+    )
+    own = pl.DataFrame(
+        {
+            "text": draw(st.lists(hostile_text, min_size=rows, max_size=rows)),
+            "": range(rows),
+            "n": draw(st.lists(st.floats() | st.none(), min_size=rows, max_size=rows)),
+            "flag": draw(st.lists(st.booleans() | st.none(), min_size=rows, max_size=rows)),
+            "none": [None] * rows,
+            "id": [f"id-{i}" for i in range(rows)],
+        },
+        schema_overrides={"text": pl.String, "n": pl.Float64, "flag": pl.Boolean},
+    ).with_columns(make_events(range(rows))[TIME])
+    names = draw(st.permutations([*"abc", *own.columns]))
+    frame = own.hstack(common[groups]).select(names[: draw(st.integers(1, len(names)))])
+    equal = EqualRows(frozenset("abc"), ((common, np.arange(common.height)),), groups)
+    return Table(frame, equal_rows=equal)
+
+
+@given(tables_with_equal_rows())
+def test_rows_formatted_once_are_those_of_polars(table):
+    once, each = io.BytesIO(), io.BytesIO()
+    write_csv(table, once)
+    write_csv_rows(table.to_frame(), each)
+    assert once.getvalue() == each.getvalue()
+
+
+def test_columns_in_which_rows_are_equal_are_formatted_once():
+    frame = pl.DataFrame({"a": ["x"] * 4, "b": ["y", "z", "y", "z"], "n": range(4)})
+    equal = EqualRows(frozenset("ab"), ((frame, np.array([0, 1])),), np.array([0, 1, 0, 1]))
+    common = CommonCells.find(Table(frame, equal_rows=equal))
+    assert common.distinct.rows() == [("x", "y"), ("x", "z")]
+    assert common.own.columns == ["n"]
+    assert CommonCells.find(Table(frame)) is None
+
+
+@given(tables_with_equal_rows(), st.data())
+def test_rows_known_as_equal_stay_equal_however_a_table_changes(table, data):
+    cut = data.draw(st.integers(0, table.height))
+    parts = table.split([cut, table.height - cut])
+    kept = [data.draw(st.lists(st.booleans(), min_size=p.height, max_size=p.height)) for p in parts]
+    parts = [p.filter(np.array(k, dtype=bool)) for p, k in zip(parts, kept, strict=True)]
+    changed = Table.concat(parts)
+    changed = changed.with_columns([pl.Series("b", range(changed.height))])
+    changed = changed.select([name for name in changed.names if name != "c"])
+    changed = changed.with_columns([pl.Series("c", range(changed.height))])
+    known = changed.equal_rows
+    assert known.names.isdisjoint("bc")
+    if "a" in known.names and changed.height:
+        distinct, groups = known.distinct(["a"])
+        assert distinct["a"].gather(groups).equals(changed["a"])
+        assert set(groups) == set(range(distinct.height))

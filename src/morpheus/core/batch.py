@@ -134,10 +134,68 @@ _MICROSECONDS = pl.Datetime("us", "UTC")
 
 
 @dataclass(frozen=True, eq=False)
+class EqualRows:
+    """Which rows of a table are equal in some columns, so that work on them is done once.
+
+    Attributes:
+        names: The columns; the table need not have all of them.
+        sources: Frames that have the columns, each with the positions of some distinct rows there.
+        groups: Distinct row of each row of the table, in the order of `sources`, shape (rows,).
+    """
+
+    names: frozenset[str]
+    sources: tuple[tuple[pl.DataFrame, NDArray[np.intp]], ...]
+    groups: NDArray[np.intp]
+
+    def take(self, rows: NDArray[np.bool_] | slice) -> EqualRows:
+        """Keep some rows of the table."""
+        return replace(self, groups=self.groups[rows])
+
+    def distinct(self, names: Sequence[str]) -> tuple[pl.DataFrame, NDArray[np.intp]]:
+        """Return the distinct rows of the table.
+
+        Args:
+            names: The columns to return, of `names`.
+
+        Returns:
+            The distinct rows, and which of them each row of the table equals, shape (rows,).
+        """
+        sizes = [len(rows) for _, rows in self.sources]
+        is_used = np.bincount(self.groups, minlength=sum(sizes)).astype(np.bool_)
+        parts = np.split(is_used, np.cumsum(sizes)[:-1])
+        frames = [
+            frame.select(names)[rows[used]]
+            for (frame, rows), used in zip(self.sources, parts, strict=True)
+        ]
+        return pl.concat(frames), (is_used.cumsum() - 1)[self.groups]
+
+    @classmethod
+    def concat(cls, parts: Sequence[EqualRows]) -> EqualRows:
+        """Join what is known of tables that are joined. The sources of all stay apart."""
+        sources, groups, known = list[tuple[pl.DataFrame, list[NDArray[np.intp]]]](), [], 0
+        for part in parts:
+            groups.append(part.groups + known)
+            for frame, rows in part.sources:
+                known += len(rows)
+                if sources and sources[-1][0] is frame:
+                    sources[-1][1].append(rows)
+                else:
+                    sources.append((frame, [rows]))
+        return cls(
+            frozenset.intersection(*(part.names for part in parts)),
+            tuple((frame, np.concatenate(rows)) for frame, rows in sources),
+            np.concatenate(groups),
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class Table:
     """Rows of named columns. How a column is held is known to this class alone.
 
     A table is not modified; methods return new tables, which share columns.
+
+    Attributes:
+        equal_rows: Which rows are equal in some columns; None if it is not known.
 
     >>> table = Table(pl.DataFrame({"action": ["Get", "Put", "Get"], "bytes": [1, 2, 3]}))
     >>> values, codes = table.distinct("action")
@@ -150,6 +208,7 @@ class Table:
     _source: pl.DataFrame
     _start: int = 0
     _rows: int | None = None
+    equal_rows: EqualRows | None = None
 
     @cached_property
     def _frame(self) -> pl.DataFrame:
@@ -225,11 +284,13 @@ class Table:
 
     def with_columns(self, columns: Iterable[pl.Series]) -> Table:
         """Return a table with columns added, or replaced in place where the name exists."""
-        added = list(columns)
+        added, equal = list(columns), self.equal_rows
+        if equal is not None:
+            equal = replace(equal, names=equal.names.difference(column.name for column in added))
         if any(column.name in self._frame.columns for column in added):
-            return Table(self._frame.with_columns(added))
+            return Table(self._frame.with_columns(added), equal_rows=equal)
         # hstack, because with_columns costs ten times as much on a batch of a thousand events.
-        return Table(self._frame.hstack(added))
+        return Table(self._frame.hstack(added), equal_rows=equal)
 
     def filter(self, rows: NDArray[np.bool_]) -> Table:
         """Return a table of some rows.
@@ -237,11 +298,19 @@ class Table:
         Args:
             rows: Which rows to keep, shape (rows,).
         """
-        return Table(self._frame.filter(pl.Series(rows, dtype=pl.Boolean)))
+        equal = self.equal_rows and self.equal_rows.take(rows)
+        return Table(self._frame.filter(pl.Series(rows, dtype=pl.Boolean)), equal_rows=equal)
 
     def select(self, names: Iterable[str]) -> Table:
         """Return a table of some columns, in the given order."""
-        return Table(self._frame.select(names))
+        frame, equal = self._frame.select(names), self.equal_rows
+        if equal is not None:
+            equal = replace(equal, names=equal.names.intersection(frame.columns))
+        return Table(frame, equal_rows=equal)
+
+    def with_equal_rows(self, equal_rows: EqualRows) -> Table:
+        """Return the table with the knowledge of which rows are equal."""
+        return Table(self._source, self._start, self._rows, equal_rows)
 
     def clear(self) -> Table:
         """Return a table of the same columns without rows."""
@@ -261,9 +330,10 @@ class Table:
         Args:
             heights: Number of rows of each.
         """
-        start, tables = self._start, []
+        start, tables, equal = 0, [], self.equal_rows
         for rows in heights:
-            tables.append(Table(self._source, start, rows))
+            part = equal and equal.take(slice(start, start + rows))
+            tables.append(Table(self._source, self._start + start, rows, part))
             start += rows
         return tables
 
@@ -284,7 +354,11 @@ class Table:
         """Join tables of the same columns, one below the other."""
         parts = list(tables)
         whole = cls.find_whole(parts) if parts else None
-        return whole or cls(pl.concat(table.to_frame() for table in parts))
+        joined = whole or cls(pl.concat(table.to_frame() for table in parts))
+        known = [table.equal_rows for table in parts if table.equal_rows is not None]
+        if not parts or len(known) < len(parts):
+            return joined
+        return joined.with_equal_rows(EqualRows.concat(known))
 
     @classmethod
     def add_to_all(cls, tables: Sequence[Table], columns: Iterable[pl.Series]) -> list[Table]:

@@ -415,11 +415,12 @@ class EncodedSlice:
         counts = np.split(np.bincount(cells.ravel(), minlength=sum(sizes)), ends[:-1])
         return {name: counts[c][1:] for name, c in dictionary.column_positions.items()}
 
-    def deduplicate(self) -> UniqueRows:
-        """Return the distinct rows.
+    @cached_property
+    def unique_rows(self) -> UniqueRows:
+        """The distinct rows.
 
         If two different rows have the same hash, by chance or because somebody wants to hide an
-        event, all rows are returned.
+        event, these are all rows.
         """
         span = slice(self.start, self.start + self.frame.height)
         codes, hashes = self.dictionary.codes[:, span], self.dictionary.row_hashes[span]
@@ -617,7 +618,7 @@ class Encoder:
         """
         if encoded_slice is None or not encoded_slice.serves(frame, self.names):
             encoded_slice = EncodedSlice.from_frame(frame, self.names)
-        unique = encoded_slice.deduplicate()
+        unique = encoded_slice.unique_rows
         codes = self._encode_categories(unique)
         for c, column in enumerate(self.columns):
             if isinstance(column, Number) and unique.has_values(column.name):

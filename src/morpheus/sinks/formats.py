@@ -1,7 +1,7 @@
 """Writers of rows as CSV, JSON lines and Parquet.
 
 The bytes do not depend on how rows are cut into batches. Text of logs is hostile: CSV cells that a
-spreadsheet would run as a formula are escaped.
+spreadsheet would run as a formula are escaped. In CSV, what rows have in common is formatted once.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import io
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import IO, BinaryIO, Protocol, Self, cast
 
@@ -22,6 +24,7 @@ import polars.selectors as cs
 import zstandard
 
 from morpheus.columns import ROW
+from morpheus.core.batch import Table
 from morpheus.storage.atomic import TempFolder
 
 FORMAT_BY_EXTENSION = {
@@ -38,7 +41,10 @@ PARQUET_ROW_NAME = "Unnamed: 0"
 
 Pandas gives it the same name when it reads a CSV file, so that the same code reads both."""
 
-ENCODE_CHUNK_ROWS = 1 << 15  # rows encoded at a time
+_TEXT = (pl.String, pl.Categorical, pl.Enum)
+_MAX_DISTINCT_SHARE = 0.5  # share of distinct rows up to which they are formatted apart
+ENCODE_CHUNK_ROWS = 1 << 15  # rows from which batches are encoded, together
+_MAX_CHUNK_ROWS = 1 << 16  # maximum number of rows encoded at a time
 _COPY_BYTES = 1 << 18  # bytes copied at a time
 _SENDFILE_BYTES = 1 << 30  # maximum number of bytes that the kernel copies at a time
 _SPILL_ROWS = 1 << 17  # rows in memory before a part of a Parquet file is spilled
@@ -50,10 +56,14 @@ _FORMULA_PATTERN = r"^[\s\x00-\x1f\u{a0}\u{feff}\u{200b}]*[=+\-@＝＋－＠]|^[
 _NUMBER_PATTERN = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 
 
+RowEncoder = Callable[[Table, IO[bytes]], None]
+"""Writes rows to a file in a text format."""
+
+
 class RowWriter(Protocol):
     """Writes rows in a format. Its `with` block releases everything but the file."""
 
-    def write(self, frame: pl.DataFrame) -> None:
+    def write(self, table: Table) -> None:
         """Write rows. The first call, with rows or without, decides the columns."""
 
     def append(self, path: Path) -> None:
@@ -86,7 +96,7 @@ class TextWriter:
         file: BinaryIO,
         compression: str,
         *,
-        write_rows: Callable[[pl.DataFrame, IO[bytes]], None],
+        write_rows: RowEncoder,
         encode_header: Callable[[list[str]], bytes] = lambda _: b"",
         empty: bytes = b"",
     ) -> None:
@@ -94,19 +104,19 @@ class TextWriter:
         self._write_rows, self._encode_header = write_rows, encode_header
         self._header_written = False
         self._empty = empty
-        self._buffer: list[pl.DataFrame] = []
+        self._buffer: list[Table] = []
 
-    def write(self, frame: pl.DataFrame) -> None:
+    def write(self, table: Table) -> None:
         """Write rows, after the header the first time. Small batches are joined, for speed."""
         if not self._header_written:
-            header = self._encode_header(frame.columns)
+            header = self._encode_header(table.names)
             self._output.write(header)
             self._header_written = True
             self._empty = b"" if header else self._empty
-        if self._buffer and schema_key(self._buffer[0]) != schema_key(frame):
+        if self._buffer and self._buffer[0].schema_key != table.schema_key:
             # Joining batches of different schemas would change how rows are encoded.
             self._write_buffer()
-        self._buffer.append(frame)
+        self._buffer.append(table)
         if sum(buffered.height for buffered in self._buffer) >= ENCODE_CHUNK_ROWS:
             self._write_buffer()
 
@@ -148,7 +158,7 @@ class TextWriter:
     def _write_buffer(self) -> None:
         if not self._buffer:
             return
-        for chunk in pl.concat(self._buffer).iter_slices(ENCODE_CHUNK_ROWS):
+        for chunk in iter_chunks(Table.concat(self._buffer)):
             self._empty = b""
             if self._output is self._file:
                 self._write_rows(chunk, self._file)
@@ -181,9 +191,10 @@ def empty_json(filename: str) -> bytes:
     return b"[]\n" if ".json" in (suffix.lower() for suffix in suffixes) else b"\n"
 
 
-def schema_key(frame: pl.DataFrame) -> tuple[list[str], list[pl.DataType]]:
-    """Return columns and types of rows, at a fraction of the cost of a polars schema."""
-    return frame.columns, frame.dtypes
+def iter_chunks(table: Table) -> list[Table]:
+    """Cut rows into parts of similar size that are encoded at a time."""
+    number = -(-table.height // _MAX_CHUNK_ROWS)
+    return table.split((table.height + i) // number for i in range(number))
 
 
 def open_compressed(file: BinaryIO, compression: str) -> BinaryIO:
@@ -209,21 +220,130 @@ def encode_csv_header(columns: list[str]) -> bytes:
     return line.getvalue().encode()
 
 
-def write_csv_rows(frame: pl.DataFrame, file: IO[bytes]) -> None:
+def write_csv_rows(frame: pl.DataFrame, file: IO[bytes], *, line_end: str = "\n") -> None:
     """Write rows as CSV, in the format of pandas.
 
     Booleans are True and False; null and NaN are empty; times look like
     `2021-10-09 06:00:00+00:00`. Text that a spreadsheet would run as a formula is prefixed with
     `'`; numbers, negative ones included, are not.
     """
-    frame = frame.with_columns(cs.by_dtype(pl.Categorical, pl.Enum).cast(pl.String))
-    shown = frame.with_columns(
-        cs.float().fill_nan(None),
-        cs.boolean().replace_strict({True: "True", False: "False"}, return_dtype=pl.String),
-        *(_format_times(times) for times in frame.select(cs.datetime())),
-        *(escape_formulas(frame[name]) for name in _columns_to_escape(frame)),
-    )
-    shown.write_csv(file, include_header=False)
+    _show_in_csv(frame).write_csv(file, include_header=False, line_terminator=line_end)
+
+
+def _show_in_csv(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return the cells as they are in CSV, except quotes."""
+    shown = frame.with_columns(map(_show_column, frame))
+    escaped = [escape_formulas(shown[name]) for name in _columns_to_escape(shown)]
+    return shown.with_columns(escaped) if escaped else shown
+
+
+def _show_column(column: pl.Series) -> pl.Series:
+    """Return the cells of a column as they are in CSV, except quotes and formulas."""
+    kind = column.dtype
+    if kind.is_float():
+        return column.fill_nan(None)
+    if kind == pl.Boolean:
+        return column.replace_strict({True: "True", False: "False"}, return_dtype=pl.String)
+    if kind == pl.Datetime:
+        return _format_times(column)
+    return column.cast(pl.String) if kind != pl.String and kind in _TEXT else column
+
+
+def write_csv(table: Table, file: IO[bytes]) -> None:
+    """Write what `write_csv_rows` writes. What rows have in common is formatted once."""
+    common = CommonCells.find(table)
+    parts = None if common is None else _format_csv_parts(common)
+    if parts is None:
+        write_csv_rows(table.to_frame(), file)
+    else:
+        _join_parts(parts, file)
+
+
+def _format_csv_parts(common: CommonCells) -> list[pl.Series] | None:
+    """Return the cells, quotes included; None if a text has the end of `_format_csv_lines`."""
+    own = _show_in_csv(common.own)
+    quoted = {name: _format_csv_lines(common.own.select(name)) for name in _find_quoted(own)}
+    parts = list[pl.Series | None]()
+    for is_common, names in common.runs:
+        if is_common:
+            lines = _format_csv_lines(common.distinct.select(names))
+            parts.append(None if lines is None else lines.gather(common.groups))
+        else:
+            parts += [quoted[name] if name in quoted else own[name] for name in names]
+    formatted = [part for part in parts if part is not None]
+    return formatted if len(formatted) == len(parts) else None
+
+
+def _find_quoted(frame: pl.DataFrame) -> list[str]:
+    """Return the columns of which polars may quote a cell."""
+    texts = [column for column in frame if column.dtype == pl.String]
+    is_quoted = pl.all().str.contains(r'[",\r\n]') | (pl.all() == "")
+    flags = pl.DataFrame(texts).select(is_quoted.any())
+    plain = {column.name for column in flags if not column[0]}
+    return [
+        column.name
+        for column in frame
+        if column.name not in plain and not column.dtype.is_numeric() and column.dtype != pl.Null
+    ]
+
+
+_CSV_LINE_START, _CSV_LINE_END = "0,", "\x1e\n"
+
+
+def _format_csv_lines(frame: pl.DataFrame) -> pl.Series | None:
+    """Return each row as `write_csv_rows` writes it; None if a text has the end of a line."""
+    text = io.BytesIO()
+    # A row of one empty cell would be quoted, which it is not among other cells.
+    start = pl.repeat(0, frame.height, eager=True).alias(_CSV_LINE_START)
+    rows = pl.DataFrame([start, *(column.alias(f"_{column.name}") for column in frame)])
+    write_csv_rows(rows, text, line_end=_CSV_LINE_END)
+    lines = text.getvalue().decode().removeprefix(_CSV_LINE_START).removesuffix(_CSV_LINE_END)
+    cells = lines.split(_CSV_LINE_END + _CSV_LINE_START)
+    return pl.Series(cells, dtype=pl.String) if len(cells) == frame.height else None
+
+
+@dataclass(frozen=True)
+class CommonCells:
+    """What rows have in common: the cells of columns in which many rows are equal.
+
+    Attributes:
+        distinct: The distinct rows of these columns.
+        groups: Which of them each row has, shape (rows,).
+        own: The other columns of the rows.
+        runs: Consecutive columns of the rows, and whether they are of `distinct`.
+    """
+
+    distinct: pl.DataFrame
+    groups: pl.Series
+    own: pl.DataFrame
+    runs: list[tuple[bool, list[str]]]
+
+    @classmethod
+    def find(cls, table: Table) -> CommonCells | None:
+        """Return what rows have in common; None if it is too little, or not known."""
+        frame, equal = table.to_frame(), table.equal_rows
+        if equal is None or len(frame.columns) == 1:
+            return None
+        texts = {column.name for column in frame if column.dtype in _TEXT}
+        common = [name for name in frame.columns if name in equal.names and name in texts]
+        if not common:
+            return None
+        distinct, groups = equal.distinct(common)
+        if distinct.height > frame.height * _MAX_DISTINCT_SHARE:
+            return None
+        runs = groupby(frame.columns, common.__contains__)
+        return cls(
+            distinct,
+            pl.Series(groups),
+            frame.drop(common),
+            [(is_common, list(names)) for is_common, names in runs],
+        )
+
+
+def _join_parts(parts: Iterable[pl.Series], file: IO[bytes]) -> None:
+    """Write formatted cells, with commas in between."""
+    columns = [part.alias(str(number)) for number, part in enumerate(parts)]
+    pl.DataFrame(columns).write_csv(file, include_header=False, quote_style="never")
 
 
 def escape_formulas(text: pl.Series) -> pl.Series:
@@ -258,7 +378,8 @@ def _starts_with_symbol(text: pl.Expr) -> pl.Expr:
 def _columns_to_escape(frame: pl.DataFrame) -> list[str]:
     """Return the text columns in which a text starts with a symbol."""
     # Many columns of a log are empty for hours; skipping them is free.
-    filled = [text for text in frame.select(cs.string()) if text.null_count() < len(text)]
+    texts = [column for column in frame if column.dtype == pl.String]
+    filled = [text for text in texts if text.null_count() < len(text)]
     flags = pl.DataFrame(filled).select(_starts_with_symbol(pl.all()).any())
     return [column.name for column in flags if column[0]]
 
@@ -330,8 +451,9 @@ class ParquetWriter:
         self._buffer: list[pl.DataFrame] = []
         self._spilled_files: list[Path] = []
 
-    def write(self, frame: pl.DataFrame) -> None:
+    def write(self, table: Table) -> None:
         """Buffer rows until there are enough for a part."""
+        frame = table.to_frame()
         if self._schema is None:
             text = pl.String()
             types = frame.schema.items()

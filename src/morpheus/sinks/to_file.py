@@ -29,12 +29,14 @@ from morpheus.sinks.formats import (
     ISO_TIMES,
     TIME_FORMATS,
     ParquetWriter,
+    RowEncoder,
     RowWriter,
     TextWriter,
     empty_json,
     encode_csv_header,
+    iter_chunks,
     open_compressed,
-    write_csv_rows,
+    write_csv,
     write_json_rows,
 )
 from morpheus.storage.atomic import (
@@ -156,20 +158,22 @@ class FixedColumns:
     columns: list[str] | None = None
     warned: bool = False
 
-    def conform(self, frame: pl.DataFrame) -> pl.DataFrame:
+    def conform(self, table: Table) -> Table:
         """Give rows the columns of the file. Missing columns are empty, others are dropped."""
-        if not self.include_row_number and ROW in frame.columns:
-            frame = frame.drop(ROW)
+        if not self.include_row_number and ROW in table:
+            table = table.select(name for name in table.names if name != ROW)
         if self.columns is None:
-            self.columns = frame.columns
-        if frame.columns == self.columns:
-            return frame
-        self._warn(frame.columns)
-        existing = set(frame.columns)
-        return frame.select(
-            frame[name] if name in existing else pl.Series(name, [None] * frame.height)
+            self.columns = table.names
+        if table.names == self.columns:
+            return table
+        self._warn(table.names)
+        existing = set(table.names)
+        empty = [
+            pl.repeat(None, table.height, dtype=pl.Null, eager=True).alias(name)
             for name in self.columns
-        )
+            if name not in existing
+        ]
+        return table.with_columns(empty).select(self.columns)
 
     def _warn(self, columns: list[str]) -> None:
         new = [name for name in columns if name not in (self.columns or ())]
@@ -199,7 +203,7 @@ class EncodeRows(Transform):
     gives = OutputRows
     scope = "global"
 
-    write_rows: Callable[[pl.DataFrame, IO[bytes]], None]
+    write_rows: RowEncoder
     schema: tuple[list[str], list[pl.DataType]]
     temp_dir: Path
     include_index: bool = True
@@ -229,13 +233,15 @@ class EncodeRows(Transform):
             yield batch.evolve(EncodedChunk, table=_keep_row_count(batch.table))
         for batch in batches[-1:]:
             table = Table.concat(encoded.table for encoded in batches)
-            path = self._write_temp_file(table.to_frame())
+            path = self._write_temp_file(table)
             yield batch.evolve(EncodedChunk, table=_keep_row_count(batch.table), path=path)
 
-    def _write_temp_file(self, frame: pl.DataFrame) -> Path:
+    def _write_temp_file(self, table: Table) -> Path:
+        if not self.include_index:
+            table = table.select(name for name in table.names if name != ROW)
         with open_temp_file(self.temp_dir) as file:
-            for rows in frame.iter_slices(ENCODE_CHUNK_ROWS):
-                self.write_rows(rows if self.include_index else rows.drop(ROW, strict=False), file)
+            for rows in iter_chunks(table):
+                self.write_rows(rows, file)
         return Path(file.name)
 
 
@@ -349,14 +355,14 @@ class _DurableFile:
 
     output: AppendedOutput
     columns: FixedColumns
-    encode_rows: Callable[[pl.DataFrame, IO[bytes]], None]
+    encode_rows: RowEncoder
     encode_header: Callable[[list[str]], bytes] | None
 
-    def write(self, frame: pl.DataFrame) -> None:
+    def write(self, table: Table) -> None:
         """Format rows, after the header in a new file."""
-        rows = self.columns.conform(frame)
+        rows = self.columns.conform(table)
         if self.encode_header is not None and self.output.is_empty:
-            self.output.write(self.encode_header(rows.columns))
+            self.output.write(self.encode_header(rows.names))
         text = BytesIO()
         self.encode_rows(rows, text)
         self.output.write(text.getvalue())
@@ -465,19 +471,19 @@ class ToFile(Sink):
         return _DurableFile(
             output,
             columns,
-            write_csv_rows if is_csv else self._write_json,
+            write_csv if is_csv else self._write_json,
             encode_csv_header if is_csv else None,
         )
 
     def process(self, batch: OutputRows, state: _OpenFile | _DurableFile) -> Iterator[OutputRows]:
         """Write the rows of a batch."""
         if isinstance(state, _DurableFile):
-            state.write(batch.table.to_frame())
+            state.write(batch.table)
             yield batch
             return
         with state.draft.guard_io():
             if not isinstance(batch, EncodedChunk):
-                state.writer.write(state.columns.conform(batch.table.to_frame()))
+                state.writer.write(state.columns.conform(batch.table))
             elif batch.path is not None:
                 state.writer.append(batch.path)
             if self.flush_rows or self.options.durable:
@@ -503,7 +509,7 @@ class ToFile(Sink):
         local = isinstance(parse_output(self.filename), Path)
         if kind == "parquet" or (not local and self.options.engine.lower() == "dask"):
             return None
-        rows = write_csv_rows if kind == "csv" else self._write_json
+        rows = write_csv if kind == "csv" else self._write_json
         return EncodeRows(
             rows, first.table.schema_key, spill.folder, include_index=self.include_index_col
         )
@@ -533,8 +539,8 @@ class ToFile(Sink):
         return self.file_type.lower() == "auto"
 
     @property
-    def _write_json(self) -> Callable[[pl.DataFrame, IO[bytes]], None]:
-        return partial(write_json_rows, times=self.json_times.lower())
+    def _write_json(self) -> RowEncoder:
+        return partial(_write_json, times=self.json_times.lower())
 
     def _make_writer(self, output: AtomicWriter) -> RowWriter:
         kind, compression = self._detect_format()
@@ -550,10 +556,14 @@ class ToFile(Sink):
         return TextWriter(
             output.file,
             compression,
-            write_rows=write_csv_rows,
+            write_rows=write_csv,
             encode_header=encode_csv_header,
             empty=b"\n",
         )
+
+
+def _write_json(table: Table, file: IO[bytes], *, times: str) -> None:
+    write_json_rows(table.to_frame(), file, times=times)
 
 
 def _publish(output: AtomicWriter, writer: RowWriter) -> None:

@@ -17,7 +17,7 @@ import polars as pl
 from polars.exceptions import PolarsError
 
 from morpheus.columns import TIME
-from morpheus.core.batch import OutputRows
+from morpheus.core.batch import OutputRows, Table
 from morpheus.core.stage import Sink, StageContext, option
 from morpheus.errors import TransientError, UsageError
 from morpheus.sinks.formats import COMPRESSED_SUFFIXES, FORMAT_BY_EXTENSION
@@ -401,7 +401,7 @@ class _PartitionWriter:
         self.published = time.monotonic()
 
     def _conform(self, frame: pl.DataFrame) -> pl.DataFrame:
-        rows = self.fixed_columns.conform(frame)
+        rows = self.fixed_columns.conform(Table(frame)).to_frame()
         if self.schema is None:
             kinds = rows.schema.items()
             self.schema = pl.Schema({n: pl.String() if k == pl.Null else k for n, k in kinds})

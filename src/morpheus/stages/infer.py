@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from morpheus.core.batch import Encoded, Losses, Table, WithModel
+from morpheus.core.batch import Encoded, EqualRows, Losses, Table, WithModel
 from morpheus.core.stage import Requirements, Transform
-from morpheus.features.encoder import EncodedRows, encode_users
+from morpheus.features.encoder import EncodedRows, EncodedSlice, encode_users
 
 MAX_ROWS = 64
 """Events of one user up to which they are encoded one by one, with those of other users."""
@@ -32,11 +32,15 @@ class Preprocess(Transform):
 
     def process(self, batch: WithModel, state: None) -> Iterator[Encoded]:  # noqa: ARG002 - no state
         """Encode a batch, if its user has a fingerprint."""
-        fingerprint = batch.fingerprint
-        encoded = None
+        fingerprint, frame, codes = batch.fingerprint, batch.table.to_frame(), batch.dict_codes
+        encoded, table = None, batch.table
         if fingerprint is not None:
-            encoded = fingerprint.encoder.encode(batch.table.to_frame(), batch.dict_codes)
-        yield batch.evolve(Encoded, encoded=encoded, dict_codes=None)
+            names = fingerprint.encoder.names
+            if codes is None or not codes.serves(frame, names):
+                codes = EncodedSlice.from_frame(frame, names)
+            encoded = fingerprint.encoder.encode(frame, codes)
+            table = table.with_equal_rows(_find_equal_rows(codes))
+        yield batch.evolve(Encoded, encoded=encoded, dict_codes=None, table=table)
 
     def process_users(
         self,
@@ -100,6 +104,13 @@ def _can_be_bundled(batch: WithModel) -> bool:
     """Return whether the events can be encoded together with those of other users."""
     fingerprint, rows = batch.fingerprint, batch.table.height
     return fingerprint is not None and 0 < rows <= MAX_ROWS and not fingerprint.encoder.has_numbers
+
+
+def _find_equal_rows(codes: EncodedSlice) -> EqualRows:
+    """Return which rows of a batch are equal in all encoded columns, for the sinks."""
+    unique, dictionary = codes.unique_rows, codes.dictionary
+    names = frozenset(dictionary.names).intersection(dictionary.frame.columns)
+    return EqualRows(names, ((dictionary.frame, codes.start + unique.first_index),), unique.inverse)
 
 
 def _leave_large_table(batch: WithModel) -> WithModel:
