@@ -20,6 +20,7 @@ from morpheus.core.batch import EqualRows, Table
 from morpheus.errors import TransientError, UsageError
 from morpheus.sinks.formats import (
     CommonCells,
+    GzipWriter,
     TextWriter,
     encode_csv_header,
     write_csv,
@@ -507,3 +508,18 @@ def test_rows_known_as_equal_stay_equal_however_a_table_changes(table, data):
         distinct, groups = known.distinct(["a"])
         assert distinct["a"].gather(groups).equals(changed["a"])
         assert set(groups) == set(range(distinct.height))
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.integers(0, 3 << 20), max_size=4), st.integers(1, 3))
+def test_compressed_text_does_not_depend_on_writes_and_threads(sizes, threads):
+    text = np.random.default_rng(1).integers(97, 100, sum(sizes), dtype=np.uint8).tobytes()
+    parts = np.split(np.frombuffer(text, np.uint8), np.cumsum(sizes)[:-1])
+    files = io.BytesIO(), io.BytesIO()
+    for file, data, number in zip(files, ([text], parts), (1, threads), strict=True):
+        writer = GzipWriter(file, number)
+        for part in data:
+            writer.write(bytes(part))
+        writer.close()
+    assert gzip.decompress(files[0].getvalue()) == text
+    assert files[0].getvalue() == files[1].getvalue()

@@ -171,7 +171,7 @@ class EqualRows:
 
     @classmethod
     def concat(cls, parts: Sequence[EqualRows]) -> EqualRows:
-        """Join what is known of tables that are joined. The sources of all stay apart."""
+        """Return the equal rows of tables that are joined, in their order."""
         sources, groups, known = list[tuple[pl.DataFrame, list[NDArray[np.intp]]]](), [], 0
         for part in parts:
             groups.append(part.groups + known)

@@ -7,12 +7,13 @@ spreadsheet would run as a formula are escaped. In CSV, what rows have in common
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import os
 import shutil
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
@@ -22,6 +23,7 @@ from typing import IO, BinaryIO, Protocol, Self, cast
 import polars as pl
 import polars.selectors as cs
 import zstandard
+from isal import isal_zlib
 
 from morpheus.columns import ROW
 from morpheus.core.batch import Table
@@ -45,6 +47,8 @@ _TEXT = (pl.String, pl.Categorical, pl.Enum)
 _MAX_DISTINCT_SHARE = 0.5  # share of distinct rows up to which they are formatted apart
 ENCODE_CHUNK_ROWS = 1 << 15  # rows from which batches are encoded, together
 _MAX_CHUNK_ROWS = 1 << 16  # maximum number of rows encoded at a time
+_GZIP_BLOCK = 1 << 20  # bytes of text in a member of a gzip file
+_GZIP_LEVEL = 2  # isal's: an eighth larger than zlib's level 6, in a ninth of the time
 _COPY_BYTES = 1 << 18  # bytes copied at a time
 _SENDFILE_BYTES = 1 << 30  # maximum number of bytes that the kernel copies at a time
 _SPILL_ROWS = 1 << 17  # rows in memory before a part of a Parquet file is spilled
@@ -198,13 +202,80 @@ def iter_chunks(table: Table) -> list[Table]:
 
 
 def open_compressed(file: BinaryIO, compression: str) -> BinaryIO:
-    """Open a compressing file. Its bytes do not depend on the size of the writes."""
+    """Open a compressing file. Its bytes do not depend on the size of the writes, or on threads."""
+    threads = count_cores()
     if compression == ".gz":
-        # Without name and time, so that the same rows give the same bytes.
-        return cast("BinaryIO", gzip.GzipFile("", "wb", 6, file, mtime=0))
+        return cast("BinaryIO", GzipWriter(file, threads))
     if compression == ".zst":
-        return cast("BinaryIO", zstandard.ZstdCompressor().stream_writer(file, closefd=False))
+        compressor = zstandard.ZstdCompressor(threads=threads)
+        return cast("BinaryIO", compressor.stream_writer(file, closefd=False))
     return file
+
+
+def count_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class GzipWriter:
+    """Compresses blocks of a fixed size in threads, each as a member of the file.
+
+    Programs read the members one after the other, as one text.
+
+    Args:
+        file: File to write to. It stays open.
+        threads: Number of threads.
+    """
+
+    def __init__(self, file: BinaryIO, threads: int) -> None:
+        self._file, self._threads = file, threads
+        self._buffer = bytearray()
+        self._pending: deque[Future[bytes]] = deque()
+        self._pool: ThreadPoolExecutor | None = None
+        self._is_empty, self._closed = True, False
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Add to the text."""
+        self._buffer += data
+        while len(self._buffer) >= _GZIP_BLOCK:
+            self._compress(bytes(self._buffer[:_GZIP_BLOCK]))
+            del self._buffer[:_GZIP_BLOCK]
+        return len(data)
+
+    def flush(self) -> None:
+        """Write all text so far. What comes next is a member of its own."""
+        if self._buffer:
+            self._compress(bytes(self._buffer))
+            self._buffer.clear()
+        self._write_members(0)
+        self._file.flush()
+
+    def close(self) -> None:
+        """Write the rest, and stop the threads. A second call does nothing, whatever failed."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._is_empty and not self._buffer:
+                self._compress(b"")  # a file without a member is no gzip file
+            self.flush()
+        finally:
+            if self._pool is not None:
+                self._pool.shutdown(cancel_futures=True)
+
+    def _compress(self, block: bytes) -> None:
+        self._is_empty = False
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads, "gzip")
+        self._pending.append(self._pool.submit(isal_zlib.compress, block, _GZIP_LEVEL, wbits=31))
+        self._write_members(2 * self._threads)
+
+    def _write_members(self, most: int) -> None:
+        """Write finished members, until no more than `most` are left."""
+        while len(self._pending) > most:
+            self._file.write(self._pending.popleft().result())
 
 
 def encode_csv_header(columns: list[str]) -> bytes:

@@ -501,7 +501,7 @@ class AddScores(Transform):
         versions = np.array([batch.model_version or 0 for batch in batches], dtype=np.int64)
         column = np.repeat(versions, [batch.table.height for batch in batches])
         values = pl.Series(self.prefix + MODEL_VERSION, column)
-        return [values.set(values == 0, None)]
+        return [values if versions.all() else values.set(values == 0, None)]
 
     @cached_property
     def _column_scores(self) -> dict[str, ScoreFunction]:
