@@ -267,6 +267,9 @@ class GzipWriter:
 
     def _compress(self, block: bytes) -> None:
         self._is_empty = False
+        if self._pool is None and len(block) < _GZIP_BLOCK:  # all of a small file
+            self._file.write(isal_zlib.compress(block, _GZIP_LEVEL, wbits=31))
+            return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads, "gzip")
         self._pending.append(self._pool.submit(isal_zlib.compress, block, _GZIP_LEVEL, wbits=31))
