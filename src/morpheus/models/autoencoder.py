@@ -11,7 +11,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -81,6 +81,7 @@ class Autoencoder:
 
     Attributes:
         parameters: Views of the weights, by name.
+        column_of: Column of each code, (V,).
         offsets: First code of each column in the vocabulary, (C,).
         column_one_hot: Which column each code belongs to, (V, C).
         number_columns: Positions of the number columns, (N,).
@@ -101,6 +102,7 @@ class Autoencoder:
         self.parameters = unflatten(config, weights)
         sizes = np.array(config.code_counts)
         column = np.arange(len(sizes)).repeat(sizes)
+        self.column_of: Array = column  # (V,)
         self.offsets: Array = sizes.cumsum() - sizes  # (C,)
         self.column_one_hot: Array = np.equal.outer(column, np.arange(len(sizes))).astype(
             np.float32
@@ -166,36 +168,43 @@ class Autoencoder:
         # Softmax minus target, column by column; the logits are bounded, so exp is finite.
         xp.exp(guess, out=guess)
         sample_weight = sample_weight[..., None]  # (B, 1)
-        guess *= (sample_weight / (guess @ self.column_one_hot)) @ self.column_one_hot.mT
+        guess *= self._spread(sample_weight / (guess @ self.column_one_hot))
         guess.reshape(-1)[self._flat_positions(codes)] -= sample_weight
         back = guess @ parameters["guess_codes"].mT  # (B, H)
         if self.number_columns:
             number_grad = self._number_errors(wide, codes, numbers) * (2 * sample_weight)  # (B, N)
             xp.matmul(wide.mT, number_grad, out=grad["guess_numbers"])
-            xp.sum(number_grad, -2, out=grad["number_bias"])
+            self._sum_rows(number_grad, out=grad["number_bias"])
             back += number_grad @ parameters["guess_numbers"].mT
 
         xp.matmul(wide.mT, guess, out=grad["guess_codes"])
-        xp.sum(guess, -2, out=grad["code_bias"])
+        self._sum_rows(guess, out=grad["code_bias"])
         back *= wide > 0
         xp.matmul(middle.mT, back, out=grad["widen"])
-        xp.sum(back, -2, out=grad["wide_bias"])
+        self._sum_rows(back, out=grad["wide_bias"])
         back = back @ parameters["widen"].mT  # (B, M)
         back *= middle > 0
         xp.matmul(hidden.mT, back, out=grad["squeeze"])
-        xp.sum(back, -2, out=grad["middle_bias"])
+        self._sum_rows(back, out=grad["middle_bias"])
         back = back @ parameters["squeeze"].mT  # (B, H)
         back *= hidden > 0
         xp.matmul(shown.mT, back, out=grad["look_up"])
         if self.number_columns:
             xp.matmul(inputs[1].mT, back, out=grad["read_numbers"])
-        xp.sum(back, -2, out=grad["hidden_bias"])
+        self._sum_rows(back, out=grad["hidden_bias"])
 
     def _flat_positions(self, codes: Array) -> Array:
         """Positions of codes in a flat (B, V) array, (B, C)."""
-        vocabulary, rows = sum(self.config.code_counts), math.prod(codes.shape[:-1])
-        starts = (np.arange(rows) * vocabulary).reshape(*codes.shape[:-1], 1)
-        return codes + self.offsets + starts
+        starts = _row_starts(math.prod(codes.shape[:-1]), len(self.column_of))
+        return codes + self.offsets + starts.reshape(*codes.shape[:-1], 1)
+
+    def _spread(self, rows: Array) -> Array:
+        """Repeat the value of each column for each of its codes, (B, C) to (B, V)."""
+        return rows[..., self.column_of]
+
+    def _sum_rows(self, rows: Array, out: Array) -> None:
+        # `np.sum` takes longer to find this than this takes for a batch.
+        np.add.reduce(rows, axis=-2, out=out)
 
     def _zeros(self, *shape: int) -> Array:
         return np.zeros(shape, dtype=self.weights.dtype)
@@ -204,7 +213,7 @@ class Autoencoder:
         return np.maximum(rows, 0, out=rows)
 
     def _one_hot(self, positions: Array) -> Array:
-        shown = self._zeros(*positions.shape[:-1], sum(self.config.code_counts))
+        shown = self._zeros(*positions.shape[:-1], len(self.column_of))
         shown.reshape(-1)[positions] = 1
         return shown
 
@@ -230,6 +239,12 @@ class Autoencoder:
         out = self.product(rows, self.parameters[weights])
         out += self.parameters[bias][..., None, :]
         return out
+
+
+@lru_cache(maxsize=256)
+def _row_starts(rows: int, width: int) -> NDArray[np.intp]:
+    """Return the position of the first cell of each row of a flat array, (rows,)."""
+    return np.arange(rows) * width
 
 
 ROWS_PER_PRODUCT = 8

@@ -138,6 +138,12 @@ class BatchedAutoencoder(Autoencoder):
         starts = rows.view(*codes.shape[:-1], 1) * sum(self.config.code_counts)
         return codes + self.offsets + starts
 
+    def _spread(self, rows: Array) -> Array:
+        return rows @ self.column_one_hot.mT
+
+    def _sum_rows(self, rows: Array, out: Array) -> None:
+        self.array_module.sum(rows, -2, out=out)
+
     def _zeros(self, *shape: int) -> Array:
         return self.weights.new_zeros(shape)
 

@@ -507,6 +507,8 @@ def find_redundant_columns(encoder: Encoder, rows: EncodedRows) -> tuple[int, ..
 
 
 def _canonical_codes(codes: NDArray[np.int32]) -> NDArray[np.intp]:
-    """Renumber codes by first occurrence, (D,); equal if the information is the same."""
-    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
-    return np.asarray(first.argsort().argsort()[inverse])
+    """Return where each code occurs first, (D,); equal if the information is the same."""
+    rows = np.arange(len(codes))
+    first = np.empty(int(codes.max(initial=0)) + 1, dtype=np.intp)
+    first[codes[::-1]] = rows[::-1]  # of several rows the last one written is kept
+    return np.asarray(first[codes])

@@ -87,11 +87,15 @@ class TrainingSet:
 
     def corrupt(self, rng: np.random.Generator) -> tuple[Array, Array]:
         """Corrupt NOISE of the cells, and return codes, (D, C), and numbers, (D, N)."""
-        events = rng.integers(len(self.inverse), size=self.codes.shape)
-        swapped = np.take_along_axis(self.codes, self.inverse[events], axis=0)
-        dice = rng.random(self.codes.shape, dtype=np.float32)
-        corrupted = np.where(dice < NOISE, swapped, self.codes)
-        corrupted[dice < NOISE / 2] = UNKNOWN
+        events = rng.integers(len(self.inverse), size=self.codes.shape).ravel()
+        dice = rng.random(self.codes.shape, dtype=np.float32).ravel()
+        # Few cells change, so only these are looked up, by their positions in the flat arrays.
+        cells = np.flatnonzero(dice < NOISE)
+        columns = self.codes.shape[1]
+        values = self.codes.take(self.inverse[events[cells]] * columns + cells % columns)
+        values[dice[cells] < NOISE / 2] = UNKNOWN
+        corrupted = self.codes.copy()
+        corrupted.ravel()[cells] = values
         return corrupted, self.numbers
 
 
