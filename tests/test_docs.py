@@ -95,7 +95,7 @@ OPTIONS_OF_OTHER_PROGRAMS = {
     *("--resources", "--directory"),  # of `dask worker` and `http.server`
     *("--only", "--full", "--quick", "--old", "--into"),  # of the benchmarks
     *("--faults", "--command", "--brokers", "--evidence", "--rate", "--users", "--minutes"),
-    "--events",  # of the benchmark of streams
+    *("--events", "--known"),  # of the benchmark of streams
     # Of the production example of NVIDIA Morpheus.
     *("--cache_dir", "--filter_threshold", "--input_file", "--only_user", "--tracking_uri"),
     "--watch_inputs",

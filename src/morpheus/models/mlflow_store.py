@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -39,6 +39,9 @@ PENDING_TAG = "morpheus.pending"
 """Tag of a version that a run is about to publish."""
 WAIT_SECONDS = 60.0
 """How long a run waits for another one that publishes."""
+_READ_ATTEMPTS, _READ_PAUSE_SECONDS = 20, 0.1
+_INCOMPLETE = "meta.yaml' does not exist"
+"""What MLflow says of a version whose files another run is writing."""
 _MISSING_CODES = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
 
 
@@ -61,6 +64,37 @@ def _translate_errors(name: str) -> Iterator[None]:
             f"{name}: MLflow answered with an error ({str(error).splitlines()[0]}). Check "
             "MLFLOW_TRACKING_URI, and try again."
         ) from error
+
+
+@dataclass(frozen=True)
+class _PatientClient:
+    """Asks again if MLflow's own files are not complete yet, because another run is writing them.
+
+    Also a new version begins with reading the others.
+
+    Attributes:
+        client: The client of MLflow.
+    """
+
+    client: MlflowClient
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - a method of the client
+        method = getattr(self.client, name)
+        reads = name.startswith(("get_", "search_", "create_model_version"))
+        return partial(_ask_again, method) if reads else method
+
+
+def _ask_again(method: Callable[..., Any], *args: Any, **options: Any) -> Any:  # noqa: ANN401 - a method of the client
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415 - an extra
+
+    for _ in range(_READ_ATTEMPTS):
+        try:
+            return method(*args, **options)
+        except MlflowException as error:
+            if _INCOMPLETE not in str(error):
+                raise
+        time.sleep(_READ_PAUSE_SECONDS)
+    return method(*args, **options)
 
 
 @dataclass(frozen=True)
@@ -90,7 +124,7 @@ class MlflowFiles:
                 f"{self}: MLflow needs an extra. `pip install 'morpheus-dfp[mlflow]'`."
             ) from error
         with _translate_errors(str(self)):
-            return MlflowClient()
+            return cast("MlflowClient", _PatientClient(MlflowClient()))
 
     def find_model(self) -> Any:  # noqa: ANN401 - a class of an extra
         """Return the registered model; None if there is none."""
