@@ -41,7 +41,7 @@ WAIT_SECONDS = 60.0
 """How long a run waits for another one that publishes."""
 _READ_ATTEMPTS, _READ_PAUSE_SECONDS = 20, 0.1
 _INCOMPLETE = "meta.yaml' does not exist"
-"""What MLflow says of a version whose files another run is writing."""
+"""In MLflow's error if another run is writing the files of a version."""
 _MISSING_CODES = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
 
 
