@@ -356,7 +356,9 @@ class Table:
         whole = cls.find_whole(parts) if parts else None
         joined = whole or cls(pl.concat(table.to_frame() for table in parts))
         known = [table.equal_rows for table in parts if table.equal_rows is not None]
-        if not parts or len(known) < len(parts):
+        distinct = sum(len(rows) for equal in known for _, rows in equal.sources)
+        # A few rows that are left of a large table still know all of its distinct rows.
+        if not parts or len(known) < len(parts) or distinct > joined.height:
             return joined
         return joined.with_equal_rows(EqualRows.concat(known))
 
