@@ -358,7 +358,7 @@ class Table:
         known = [table.equal_rows for table in parts if table.equal_rows is not None]
         distinct = sum(len(rows) for equal in known for _, rows in equal.sources)
         # A few rows that are left of a large table still know all of its distinct rows.
-        if not parts or len(known) < len(parts) or distinct > joined.height:
+        if not parts or len(known) < len(parts) or distinct > max(joined.height, 4096):
             return joined
         return joined.with_equal_rows(EqualRows.concat(known))
 
