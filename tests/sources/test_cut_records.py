@@ -81,10 +81,10 @@ def mangle(text: bytes, rng: Rng) -> bytes:
 
 
 def make_flattener(**options: Any) -> Flattener:
-    """Make a flattener that also cuts a few records."""
+    """Make a flattener that also cuts few records."""
     flattener = Flattener(COLUMNS, PATHS, **options)
     assert flattener.cutter is not None
-    flattener.cutter.min_records = 64
+    flattener.cutter.min_bytes = 0
     return flattener
 
 
@@ -155,6 +155,21 @@ def test_cutting_stops_where_nothing_repeats() -> None:
     assert flattener.cutter is not None
     flattener.flatten(records)
     assert flattener.cutter.cut(records) is None
+
+
+def test_forgetting_parts_between_two_calls_changes_no_cell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("morpheus.sources.cut_records._MAX_PARTS", 3)
+    monkeypatch.setattr("morpheus.sources.cut_records._PROBE_RECORDS", 70)
+    monkeypatch.setattr("morpheus.sources.cut_records._BLOCK_RECORDS", 16)
+    for seed in range(5):
+        rng = Rng(seed)
+        records = [json.dumps(each, separators=(",", ":")).encode() for each in log(rng)]
+        flattener = make_flattener()
+        for start in (0, 40, 100, 0):
+            part = records[start : start + 100]
+            assert_frame_equal(flattener.flatten(part)[0], flattener.flatten_whole(part)[0])
 
 
 @pytest.mark.parametrize("number", [0, 1, 63])

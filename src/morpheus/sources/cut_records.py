@@ -126,6 +126,8 @@ class PartTable:
         place: 0 for the first part of a record, 1 for others, 2 for the last.
         decode: Decodes objects into cells.
         excluded: Names of fields that are cut out. A part that has one is not used.
+        nested: Whether each part has a nested object with a known field, by row.
+        set_numbers: Number of the set of names of each part, by row.
     """
 
     place: int
@@ -136,15 +138,12 @@ class PartTable:
     _rows: NDArray[np.int64] = field(default_factory=_make_rows)
     _num_bytes: int = 0
     _cells: list[pl.DataFrame] = field(default_factory=list)
-    _nested: list[bool] = field(default_factory=lambda: [False])
-    _set_numbers: list[int] = field(default_factory=lambda: [0])
+    nested: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(1, bool))
+    set_numbers: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
     _name_sets: list[frozenset[str]] = field(default_factory=lambda: [frozenset()])
 
     def look_up(self, parts: pl.Series) -> tuple[NDArray[np.int64], int]:
         """Return the row of each part, and the size of parts that are new, in bytes."""
-        if len(self._rows) > _MAX_PARTS or self._num_bytes > _MAX_BYTES:
-            self._kind, self._rows, self._num_bytes = _make_kind(), _make_rows(), 0
-            self._cells, self._nested, self._set_numbers = [], [False], [0]
         coded = parts.cast(self._kind)
         # Polars forgets the codes of texts when no column has them.
         self._known = coded.head(1)
@@ -165,15 +164,11 @@ class PartTable:
             self._cells = [pl.concat(self._cells, how="diagonal", rechunk=True)]
         return self._cells[0] if self._cells else pl.DataFrame()
 
-    @property
-    def nested(self) -> NDArray[np.bool_]:
-        """Whether each part has a nested object with a known field, by row."""
-        return np.array(self._nested, bool)
-
-    @property
-    def set_numbers(self) -> NDArray[np.int64]:
-        """Number of the set of names of each part, by row."""
-        return np.array(self._set_numbers, np.int64)
+    def shrink(self) -> None:
+        """Forget all parts if they are too many. Rows that were looked up are not valid then."""
+        if len(self._rows) > _MAX_PARTS or self._num_bytes > _MAX_BYTES:
+            self._kind, self._rows, self._num_bytes = _make_kind(), _make_rows(), 0
+            self._cells, self.nested, self.set_numbers = [], self.nested[:1], self.set_numbers[:1]
 
     def get_names(self, number: int) -> frozenset[str]:
         """Return a set of names."""
@@ -196,12 +191,12 @@ class PartTable:
         if not objects:
             return
         cells, nested = self.decode(objects)
-        first = len(self._nested)
+        first = len(self.nested)
         if not self._cells:
             self._cells = [pl.DataFrame({name: [None] for name in cells.columns}, cells.schema)]
         self._cells.append(cells)
-        self._nested += map(bool, nested)
-        self._set_numbers += sets
+        self.nested = np.concatenate([self.nested, np.array(list(map(bool, nested)))])
+        self.set_numbers = np.concatenate([self.set_numbers, np.array(sets)])
         decoded = np.array([known is not None for known in nested])
         self._rows[codes[used]] = np.where(decoded, np.arange(first, first + len(objects)), 0)
 
@@ -265,13 +260,13 @@ class RecordCutter:
         decode: Decodes objects into cells.
         columns: The wanted column of fields at the top of a record.
         kept: Fields that must not be cut out.
-        min_records: Minimum number of records in a call. Cutting fewer costs more than it saves.
+        min_bytes: Minimum size of the records of a call. Cutting less costs more than it saves.
     """
 
     decode: DecodeObjects
     columns: Mapping[str, str]
     kept: frozenset[str] = frozenset()
-    min_records: int = 1 << 12
+    min_bytes: int = 1 << 22
     _fields: list[CutField] = field(default_factory=list)
     _tables: list[PartTable] = field(default_factory=list)
     _disjoint: dict[int, bool] = field(default_factory=dict)
@@ -280,10 +275,13 @@ class RecordCutter:
     def cut(self, records: Sequence[RawJson]) -> CutRecords | None:
         """Cut records, and look up the cells of their parts; None if all must be decoded whole."""
         self._calls_to_skip -= 1
-        if self._calls_to_skip > 0 or len(records) < self.min_records:
+        too_few = len(records) < _MIN_SAMPLE or sum(map(len, records)) < self.min_bytes
+        if self._calls_to_skip > 0 or too_few:
             return None
         if not self._fields:
             self._prepare(records)
+        for table in self._tables:
+            table.shrink()
         blocks: list[_Pieces] = []
         starts = [0, *range(_PROBE_RECORDS, len(records), _BLOCK_RECORDS), len(records)]
         for start, end in pairwise(starts) if self._fields else ():
