@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, TypeVar
 
@@ -133,6 +134,10 @@ class AlertBudgetReport:
 _MICROSECONDS = pl.Datetime("us", "UTC")
 
 
+_MIN_ROWS_SHARE = 4
+"""Distinct rows that are kept at most for each row of a table."""
+
+
 @dataclass(frozen=True, eq=False)
 class EqualRows:
     """Which rows of a table are equal in some columns, so that work on them is done once.
@@ -148,8 +153,21 @@ class EqualRows:
     groups: NDArray[np.intp]
 
     def take(self, rows: NDArray[np.bool_] | slice) -> EqualRows:
-        """Keep some rows of the table."""
-        return replace(self, groups=self.groups[rows])
+        """Keep some rows of the table. Of few rows, only their own distinct rows are kept."""
+        groups = self.groups[rows]
+        ends = np.cumsum([len(positions) for _, positions in self.sources])
+        if len(groups) * _MIN_ROWS_SHARE > ends[-1]:
+            return replace(self, groups=groups)
+        used, groups = np.unique(groups, return_inverse=True)
+        cuts = [0, *np.searchsorted(used, ends)]
+        sources = [
+            (frame, positions[used[start:end] - (last - len(positions))])
+            for (frame, positions), last, (start, end) in zip(
+                self.sources, ends, pairwise(cuts), strict=True
+            )
+            if start < end
+        ]
+        return EqualRows(self.names, tuple(sources) or self.sources[:1], groups)
 
     def distinct(self, names: Sequence[str]) -> tuple[pl.DataFrame, NDArray[np.intp]]:
         """Return the distinct rows of the table.
@@ -298,7 +316,10 @@ class Table:
         Args:
             rows: Which rows to keep, shape (rows,).
         """
-        equal = self.equal_rows and self.equal_rows.take(rows)
+        equal = self.equal_rows
+        if equal is not None:
+            # Few rows must not keep the frame of all in memory.
+            equal = equal.take(rows) if 2 * np.count_nonzero(rows) >= len(rows) else None
         return Table(self._frame.filter(pl.Series(rows, dtype=pl.Boolean)), equal_rows=equal)
 
     def select(self, names: Iterable[str]) -> Table:
@@ -356,9 +377,7 @@ class Table:
         whole = cls.find_whole(parts) if parts else None
         joined = whole or cls(pl.concat(table.to_frame() for table in parts))
         known = [table.equal_rows for table in parts if table.equal_rows is not None]
-        distinct = sum(len(rows) for equal in known for _, rows in equal.sources)
-        # A few rows that are left of a large table still know all of its distinct rows.
-        if not parts or len(known) < len(parts) or distinct > max(joined.height, 4096):
+        if not parts or len(known) < len(parts):
             return joined
         return joined.with_equal_rows(EqualRows.concat(known))
 
