@@ -111,6 +111,18 @@ def test_networks_are_computed_for_many_users_where_rows_do_not_depend_on_each_o
     assert len(asked) <= 1  # the user with a number column
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_users_of_one_shared_fingerprint_are_scored_as_one_by_one(seed: int) -> None:
+    shared = learned("bob")
+    segment = replace(Segment.from_stages(FRONT, unbounded=True), saves=True)
+    bundled, alone = segment.open(), segment.open()
+    for number in range(2):
+        given = [events(user, 24, seed + number) for user in ("ann", "bob", "carla")]
+        batches = [replace(each, fingerprint=shared, card=shared.card) for each in given]
+        wanted = [output for batch in batches for output in alone.push(batch)]
+        assert_same(bundled.push_many(batches), wanted)
+
+
 def assert_same(found: Sequence[Batch], wanted: Sequence[Batch]) -> None:
     assert [each.user for each in found] == [each.user for each in wanted]
     for one, other in zip(found, wanted, strict=True):

@@ -108,7 +108,7 @@ class ColumnAttribution:
         Raises:
             ValueError: The fingerprint has a reference network, which cannot attribute.
         """
-        parts = fingerprint.scoring_parts()
+        parts = fingerprint.scoring_parts
         predictions = predictions or MaskedPredictions.predict(parts.net, rows)
         return cls(fingerprint.encoder, parts, rows, predictions)
 

@@ -27,6 +27,58 @@ MAX_LOGIT = 30.0
 """Bound on a logit, so that its exponential is finite without subtracting a maximum."""
 
 
+MAX_KNOWN_ROWS = 32
+"""Distinct rows of a user of which the results of the network are kept."""
+
+
+class KnownRows:
+    """Results of a network for distinct rows, which users repeat.
+
+    Args:
+        columns: Number of columns.
+    """
+
+    def __init__(self, columns: int) -> None:
+        self._columns = columns
+        self._places: dict[bytes, int] = {}
+        self._results: NDArray[np.float32] | None = None
+
+    def find_missing(self, codes: NDArray[np.int32]) -> list[int]:
+        """Return which rows have no result. Too many new ones replace all others.
+
+        Args:
+            codes: At most `MAX_KNOWN_ROWS` distinct rows, (D, C).
+        """
+        keys = _list_row_keys(codes)
+        missing = [at for at, row in enumerate(keys) if row not in self._places]
+        if len(self._places) + len(missing) > MAX_KNOWN_ROWS:
+            self._places = {}
+            return list(range(len(keys)))
+        return missing
+
+    def add(self, codes: NDArray[np.int32], results: NDArray[np.float32]) -> None:
+        """Keep the results of new rows, (D, C) each."""
+        if self._results is None:
+            self._results = np.empty((MAX_KNOWN_ROWS, self._columns), dtype=np.float32)
+        first = len(self._places)
+        self._results[first : first + len(codes)] = results
+        self._places |= zip(_list_row_keys(codes), range(first, first + len(codes)), strict=True)
+
+    def look_up(self, codes: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Return the results of known rows, (D, C)."""
+        assert self._results is not None  # noqa: S101 - there are known rows
+        return self._results[[self._places[row] for row in _list_row_keys(codes)]]
+
+    def __reduce__(self) -> tuple[type[KnownRows], tuple[int]]:
+        """Pickle nothing of it: another process computes them again."""
+        return KnownRows, (self._columns,)
+
+
+def _list_row_keys(codes: NDArray[np.int32]) -> list[bytes]:
+    data, width = codes.tobytes(), codes.shape[1] * codes.itemsize
+    return [data[start : start + width] for start in range(0, len(data), width)]
+
+
 @dataclass(frozen=True)
 class NetworkConfig:
     """Sizes of a network.
@@ -83,6 +135,7 @@ class Autoencoder:
         parameters: Views of the weights, by name.
         column_of: Column of each code, (V,).
         offsets: First code of each column in the vocabulary, (C,).
+        known_probabilities: Probabilities of the values of some rows; see `models.bundles`.
         column_one_hot: Which column each code belongs to, (V, C).
         number_columns: Positions of the number columns, (N,).
 
@@ -104,6 +157,7 @@ class Autoencoder:
         column = np.arange(len(sizes)).repeat(sizes)
         self.column_of: Array = column  # (V,)
         self.offsets: Array = sizes.cumsum() - sizes  # (C,)
+        self.known_probabilities = KnownRows(len(sizes))
         self.column_one_hot: Array = np.equal.outer(column, np.arange(len(sizes))).astype(
             np.float32
         )
@@ -119,6 +173,7 @@ class Autoencoder:
             return self
         net = copy(self)
         net.product = row_product
+        net.known_probabilities = KnownRows(len(self.offsets))
         return net
 
     @property

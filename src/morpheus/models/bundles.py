@@ -22,7 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from morpheus.features.encoder import UNKNOWN, EncodedRows, number_within
-from morpheus.models.autoencoder import MAX_LOGIT, ROWS_PER_PRODUCT, Autoencoder
+from morpheus.models.autoencoder import (
+    MAX_KNOWN_ROWS,
+    MAX_LOGIT,
+    ROWS_PER_PRODUCT,
+    Autoencoder,
+    KnownRows,
+)
 from morpheus.models.daily_usage import (
     MAX_OWN_DAYS,
     MEMORY_LIMIT,
@@ -54,8 +60,6 @@ from morpheus.models.training import single_thread
 
 MAX_BUNDLE_ROWS = 128
 """Distinct rows that are computed at once, so that their arrays stay in the processor's cache."""
-MAX_KNOWN_ROWS = 32
-"""Distinct rows of a user of which the results of the network are kept."""
 Float32Array = NDArray[np.float32]
 
 
@@ -323,62 +327,12 @@ def _bundled_net(fingerprint: Fingerprint | None) -> Autoencoder | None:
     """Return the network that scores, if it can be computed with those of others."""
     if fingerprint is None or fingerprint.usage is None:
         return None
-    net = fingerprint.scoring_parts().net
+    net = fingerprint.scoring_parts.net
     return net if _can_be_bundled(net) else None
 
 
 def _can_be_bundled(net: Autoencoder) -> bool:
     return net.any_rows and not net.number_columns
-
-
-class KnownRows:
-    """Results of one user's network for distinct rows, which users repeat.
-
-    Args:
-        columns: Number of columns.
-    """
-
-    def __init__(self, columns: int) -> None:
-        self._places: dict[bytes, int] = {}
-        self._results = np.empty((MAX_KNOWN_ROWS, columns), dtype=np.float32)
-
-    @classmethod
-    def find(cls, owner: object, columns: int) -> KnownRows:
-        """Return what is kept with a network or a fingerprint."""
-        known: KnownRows | None = vars(owner).get("_known_rows")
-        if known is None:
-            known = vars(owner)["_known_rows"] = cls(columns)
-        return known
-
-    def leave_out_known(self, rows: EncodedRows) -> EncodedRows | None:
-        """Return the rows without a result; None if all have one. Too many replace the others."""
-        keys = _list_row_keys(rows.codes)
-        missing = [at for at, row in enumerate(keys) if row not in self._places]
-        if not missing:
-            return None
-        if len(self._places) + len(missing) > MAX_KNOWN_ROWS:
-            self._places = {}
-            return rows
-        return rows if len(missing) == len(keys) else replace(rows, codes=rows.codes[missing])
-
-    def add(self, codes: NDArray[np.int32], results: Float32Array) -> None:
-        """Keep the results of new rows, (D, C) each."""
-        first = len(self._places)
-        self._results[first : first + len(codes)] = results
-        self._places |= zip(_list_row_keys(codes), range(first, first + len(codes)), strict=True)
-
-    def look_up(self, codes: NDArray[np.int32]) -> Float32Array:
-        """Return the results of known rows, (D, C)."""
-        return self._results[[self._places[row] for row in _list_row_keys(codes)]]
-
-    def __reduce__(self) -> tuple[type[KnownRows], tuple[int]]:
-        """Pickle nothing of it: another process computes them again."""
-        return KnownRows, (self._results.shape[1],)
-
-
-def _list_row_keys(codes: NDArray[np.int32]) -> list[bytes]:
-    data, width = codes.tobytes(), codes.shape[1] * codes.itemsize
-    return [data[start : start + width] for start in range(0, len(data), width)]
 
 
 BundleFunction = Callable[[NetworkBundle, Sequence[int]], Iterable[Float32Array]]
@@ -388,7 +342,7 @@ BundleFunction = Callable[[NetworkBundle, Sequence[int]], Iterable[Float32Array]
 def _compute_new(
     nets: Sequence[Autoencoder | None],
     rows: Sequence[EncodedRows | None],
-    owners: Sequence[object],
+    memories: Sequence[KnownRows | None],
     compute: BundleFunction,
 ) -> list[Float32Array | None]:
     """Compute results of distinct rows, or look them up if the user had the rows before.
@@ -396,18 +350,17 @@ def _compute_new(
     Args:
         nets: The network of each user; None to leave a user out.
         rows: Distinct rows of each; None to leave a user out.
-        owners: What `KnownRows` are kept with.
+        memories: The known results of each. Of users who share them, only the first uses them.
         compute: Computes the results of a bundle.
     """
     found: list[Float32Array | None] = [None] * len(nets)
-    known = [
-        KnownRows.find(owner, row.codes.shape[1])
-        if net is not None and row is not None and 0 < len(row.codes) <= MAX_KNOWN_ROWS
-        else None
-        for net, row, owner in zip(nets, rows, owners, strict=True)
-    ]
+    known, used = list[KnownRows | None](), set[int]()
+    for net, row, memory in zip(nets, rows, memories, strict=True):
+        few = net is not None and row is not None and 0 < len(row.codes) <= MAX_KNOWN_ROWS
+        known.append(memory if few and id(memory) not in used else None)
+        used.add(id(memory))
     wanted = [
-        row if memory is None or row is None else memory.leave_out_known(row)
+        row if memory is None or row is None else _leave_out_known(row, memory)
         for memory, row in zip(known, rows, strict=True)
     ]
     with single_thread():
@@ -422,6 +375,14 @@ def _compute_new(
         if each is not None:
             found[i] = each.look_up(rows[i].codes)  # type: ignore[union-attr]  # it has rows
     return found
+
+
+def _leave_out_known(rows: EncodedRows, memory: KnownRows) -> EncodedRows | None:
+    """Return the rows without a result; None if all have one."""
+    missing = memory.find_missing(rows.codes)
+    if len(missing) == len(rows.codes):
+        return rows
+    return replace(rows, codes=rows.codes[missing]) if len(missing) else None
 
 
 def compute_losses(
@@ -444,7 +405,8 @@ def compute_losses(
             rates = fingerprints[i].oov_rates  # type: ignore[union-attr]  # no None
             yield raw if rates is None else apply_oov_penalty(raw, rates, row)
 
-    found = _compute_new(nets, rows, fingerprints, compute)
+    memories = [None if each is None else each.known_losses for each in fingerprints]
+    found = _compute_new(nets, rows, memories, compute)
     for i, (fingerprint, net, row) in enumerate(zip(fingerprints, nets, rows, strict=True)):
         if fingerprint is not None and row is not None and net is None:
             found[i] = fingerprint.losses(row)
@@ -468,7 +430,7 @@ def predict_masked(
     def compute(bundle: NetworkBundle, group: Sequence[int]) -> list[Float32Array]:  # noqa: ARG001 - as `BundleFunction`
         return np.split(bundle.probabilities(), bundle.heights.cumsum()[:-1])
 
-    found = _compute_new(fit, rows, nets, compute)
+    found = _compute_new(fit, rows, [net.known_probabilities for net in nets], compute)
     return [
         MaskedPredictions.predict(net, row)
         if part is None

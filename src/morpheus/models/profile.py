@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from morpheus.columns import ACTOR, ACTOR_OPTION
 from morpheus.features.derived import DERIVED_VERSION
 from morpheus.features.encoder import UNKNOWN, EncodedRows, Encoder, Number
-from morpheus.models.autoencoder import Array, Autoencoder, NetworkConfig
+from morpheus.models.autoencoder import Array, Autoencoder, KnownRows, NetworkConfig
 from morpheus.models.calibration import CalibrationSet, ModelSummary
 from morpheus.models.daily_usage import ColumnValues, DailyScorer, EventValues, encode_keys
 from morpheus.models.scoring import (
@@ -324,22 +324,24 @@ class Fingerprint:
             known[share] = float(np.quantile(self.calibration.risks, share))
         return known[share]
 
+    @cached_property
     def scoring_parts(self) -> ScoringParts:
-        """Return what risks need besides the events.
+        """What risks need besides the events.
 
         Raises:
             ValueError: The fingerprint has a reference network, which has no risks.
         """
-        return self._scoring_parts
-
-    @cached_property
-    def _scoring_parts(self) -> ScoringParts:
         if self.usage is None or self.usual is None or not isinstance(self.net, Autoencoder):
             raise ValueError("a reference network has no risks")
         learns = not self.card.frozen_since
         return ScoringParts(
             self.net.for_scoring(), self.usage, self.usual, self.calibration, learns=learns
         )
+
+    @cached_property
+    def known_losses(self) -> KnownRows:
+        """Losses of some rows; see `models.bundles`."""
+        return KnownRows(len(self.encoder.columns))
 
     def column_risks(self, rows: EncodedRows) -> NDArray[np.float64]:
         """Return the risk that each column adds to each distinct row, (D, C).
@@ -349,7 +351,7 @@ class Fingerprint:
         Raises:
             ValueError: The fingerprint has a reference network, which has no risks.
         """
-        return self.scoring_parts().column_risks(rows)
+        return self.scoring_parts.column_risks(rows)
 
 
 @dataclass(frozen=True)

@@ -165,14 +165,14 @@ def score_daily(
         state: What is remembered of the days since the training; updated. None for nothing.
     """
     values = _read_values(fingerprint, given)
-    scorer = fingerprint.scoring_parts().scorer
+    scorer = fingerprint.scoring_parts.scorer
     scores = scorer.score(values, UsageState() if state is None else state)
     lowest = np.minimum.reduceat(scores.incident_pvalue, given.starts)
     return DayScores(scores.risk, scores.pvalue, lowest)
 
 
 def _read_values(fingerprint: Fingerprint, given: UserEvents) -> EventValues:
-    parts, events = fingerprint.scoring_parts(), given.events
+    parts, events = fingerprint.scoring_parts, given.events
     names = fingerprint.encoder.names
 
     def read(column: int, positions: NDArray[np.intp]) -> list[str | None]:
@@ -202,7 +202,7 @@ def count_flagged(
     if not len(given):
         return 0
     values, flagged = _read_values(fingerprint, given), 0
-    scorer = fingerprint.scoring_parts().scorer
+    scorer = fingerprint.scoring_parts.scorer
     for start, end in pairwise([*given.starts.tolist(), len(given)]):
         known = UsageState() if state is None else deepcopy(state)
         scores = scorer.score(values.take(slice(start, end)), known)
@@ -443,7 +443,7 @@ def update(fingerprint: Fingerprint, given: UserEvents, selection: Selection) ->
     Raises:
         ValueError: The fingerprint has a reference network, or there is nothing to learn.
     """
-    old = fingerprint.scoring_parts().usage
+    old = fingerprint.scoring_parts.usage
     rows = fingerprint.encoder.encode(given.events)
     learned = given.take(selection.learned)
     if not len(learned):

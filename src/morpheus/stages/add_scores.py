@@ -302,7 +302,7 @@ def _find_record(batch: Losses | Scored, usage: UsageState) -> DayRecord | None:
 
 def _scoring_parts(fingerprint: Fingerprint) -> ScoringParts:
     try:
-        return fingerprint.scoring_parts()
+        return fingerprint.scoring_parts
     except ValueError as error:
         raise UsageError(
             f"add-scores: fingerprints of `train-ae --model=reference` have no {_RISK_LABELS}. "
