@@ -327,6 +327,22 @@ def test_a_source_without_messages_gives_empty_micro_batches_and_a_few_messages_
     reading.close()
 
 
+def test_messages_that_came_while_a_batch_was_processed_do_not_wait_for_more(
+    broker, topic, monkeypatch
+):
+    send(broker, topic, [line(1), line(2)])
+    monkeypatch.setattr(from_kafka, "_FIRST_MESSAGES", 1)
+    reading = Collector(make(broker, topic, until_end=False, batch_timeout=3600.0))
+    steps, clock = iter(reading), time.monotonic
+    while not reading.names:
+        next(steps)
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + 3601)  # it was processed for an hour
+    while len(reading.names) < 2:
+        next(steps)
+    assert reading.names == names(1, 2)
+    reading.close()
+
+
 def test_a_batch_has_at_most_the_given_number_of_messages(broker, topic):
     send(broker, topic, [line(n) for n in range(10)])
     reading = Collector(make(broker, topic, batch_messages=4)).finish()

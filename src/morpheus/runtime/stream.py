@@ -163,7 +163,7 @@ class DurableStream(Stream):
     is_stopped: Callable[[], bool] = field(default=lambda: False, kw_only=True)
     changelog: Changelog | None = field(default=None, kw_only=True)
     replays: int = field(default=0, kw_only=True)
-    _journal: list[bytes] | None = None
+    _journal: list[bytes] | None = field(default_factory=list)
     _delivery_due: float = 0.0
     _places: dict[str | None, str] = field(default_factory=dict)
     _group: StateGroup = field(default_factory=StateGroup)
@@ -188,10 +188,10 @@ class DurableStream(Stream):
             yield from self.process(micro_batch)
             self._note(micro_batch)
             self._publish()
+            if time.monotonic() >= self._delivery_due:
+                self._deliver()
             if time.monotonic() >= self._due:
                 self._checkpoint(stats)
-            elif time.monotonic() >= self._delivery_due:
-                self._deliver()
             self._wait_for_room(stats)
         self._finish(stats)
 

@@ -53,6 +53,7 @@ ENV_PREFIX = "MORPHEUS_KAFKA_"
 _START_TIMEOUT = 30.0  # seconds to wait for a broker when a run starts
 _REQUEST_TIMEOUT = 10.0  # seconds to wait for one answer of a broker
 _SLICE = 0.1  # seconds in the client at a time: a signal is handled between two slices
+_FIRST_MESSAGES = 2_000  # at most in the first batch, so that rows come soon; later ones grow
 _TICK = 1.0  # seconds without messages after which an empty micro-batch is due
 _MAX_BATCH_BYTES = 1 << 26
 _MAX_MESSAGE_BYTES = 1 << 25
@@ -362,6 +363,7 @@ class KafkaConsumer:
         self._was_assigned = self._is_down = self._is_closing = False
         self._last_error: KafkaError | None = None
         self._unsafe = 0  # micro-batches that are not acknowledged yet
+        self._given = time.monotonic()  # when the latest batch was complete
         self._committed: dict[Place, int] = {}
         settings = {**source.make_settings(), "error_cb": self._on_error}
         self._is_cooperative = "cooperative" in settings["partition.assignment.strategy"]
@@ -418,17 +420,20 @@ class KafkaConsumer:
 
     def receive(self) -> Iterator[list[Received]]:
         """Yield messages, in batches of limited size and age; an empty list while none come."""
-        taken, limit = 0, self.source.stop_after
+        taken, limit, most = 0, self.source.stop_after, _FIRST_MESSAGES
         while True:
-            most = self.source.batch_messages
+            most = min(most, self.source.batch_messages)
             batch = self._collect(min(most, limit - taken) if limit else most)
             taken += len(batch)
             yield batch
+            most += len(batch)
             if (limit and taken >= limit) or (self.source.until_end and self._is_at_end()):
                 return
 
     def _collect(self, most: int) -> list[Received]:
         self._batch, size, start, first = [], 0, time.monotonic(), 0.0
+        # Messages that are there at once may have come while the batch before was processed.
+        since = self._given
         while len(self._batch) < most and size < _MAX_BATCH_BYTES:
             for message in self._client.consume(most - len(self._batch), _SLICE):
                 error = message.error()
@@ -440,7 +445,8 @@ class KafkaConsumer:
                 size += len(message)
             now = time.monotonic()
             if self._batch and not first:
-                first, self._is_down = now, self._note_recovery()
+                first, self._is_down = since, self._note_recovery()
+            since = now
             if now - (first or now) >= self.source.batch_timeout and first:
                 break
             if not first and (
@@ -450,6 +456,7 @@ class KafkaConsumer:
         batch, self._batch = self._batch, []
         for received in batch:
             self.positions[received.place] = received.offset + 1
+        self._given = time.monotonic()
         return batch
 
     def make_offsets(self, batch: Iterable[Received]) -> dict[str, bytes]:
