@@ -27,7 +27,13 @@ from morpheus.core.state import StateKey
 from morpheus.errors import EXIT_INTERRUPTED, RecordError, TransientError, UsageError
 from morpheus.runtime.changelog import KafkaChangelog, StateGroup
 from morpheus.sources import from_kafka
-from morpheus.sources.from_kafka import FromKafka, MessageDecoder, read_settings_file
+from morpheus.sources.from_kafka import (
+    FromKafka,
+    KafkaConsumer,
+    MessageDecoder,
+    encode_journal,
+    read_settings_file,
+)
 from morpheus.sources.log_format import LogFormat
 from morpheus.sources.source_state import PartitionState
 from pages import ROOT, copy_examples, run_page
@@ -217,6 +223,20 @@ def test_a_message_that_cannot_be_read_goes_to_the_dead_letter_topic_with_the_re
         assert (letter.key(), letter.value(), headers["trace"]) == (b"ann", bad, b"t1")
         assert (headers["morpheus.topic"], headers["morpheus.partition"]) == (topic.encode(), b"0")
         assert reason in headers["morpheus.reason"].decode()
+
+
+def test_events_that_are_processed_again_send_no_dead_letter_again(broker, topic):
+    letters = f"{topic}-letters"
+    create(broker, letters, partitions=1)
+    send(broker, topic, [line(1), b"hello"])
+    stage = make(broker, topic, dead_letter_topic=letters)
+    first = KafkaConsumer(replace(stage, group_id=f"{topic}-first"), {})
+    first.subscribe()
+    journal = [encode_journal(batch) for batch in first.receive() if batch]
+    first.close()
+    reading = Collector(replace(stage, auto_offset_reset="latest").replay(journal)).finish()
+    assert (reading.names, reading.metrics.input.refused) == (names(1), 1)
+    assert read_messages(broker, letters) == []
 
 
 def read_messages(broker, topic):

@@ -1263,8 +1263,9 @@ class FromKafka(Source):
                     dead_letters,
                     self.changelog_topic is not None,
                 )
+                again = replace(reader, dead_letters=None)  # these have been sent
                 for data in self.journal:
-                    yield MicroBatch(reader.read(decode_journal(data)), is_replay=True)
+                    yield MicroBatch(again.read(decode_journal(data)), is_replay=True)
                 consumer.subscribe()
                 for batch in consumer.receive():
                     if consumer.revoked:
