@@ -406,6 +406,9 @@ class Pipeline:
         """Return the batches that leave the last stage, and open what they are read with."""
         plan = progress.plan
         if plan.source.is_unbounded():
+            from morpheus.runtime.stream import collect_rarely  # noqa: PLC0415 - most inputs end
+
+            resources.enter_context(collect_rarely())
             return self._open_stream(progress, store, resources)
         tail = plan.make_tail(saves=store is not None).open(resources=resources)
         # On exit, whatever reads the input is closed at once, also after an error.
