@@ -13,8 +13,13 @@ from morpheus.pipeline import Pipeline
 from morpheus.runtime.pool import WorkerPool
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
+from morpheus.stages.add_scores import AddScores
+from morpheus.stages.explain import Explain
+from morpheus.stages.infer import InfPytorch, Preprocess
 from morpheus.stages.monitor import Monitor
 from morpheus.stages.serialize import Serialize
+from morpheus.stages.timeseries import Timeseries
+from morpheus.stages.train_ae import TrainAe
 from morpheus.storage.spill import SpillDir
 from morpheus.testing import run_stage
 
@@ -68,6 +73,20 @@ def test_output_does_not_depend_on_workers(logs, tmp_path, name, between):
     assert alone.input.duplicates == 25
     assert list(alone.users) == list(parallel.users)
     assert len(alone.users) == USERS
+
+
+def test_scores_of_loaded_fingerprints_do_not_depend_on_workers(logs, tmp_path):
+    options, models = PipelineOptions(num_threads=1), str(tmp_path / "models")
+    learn = TrainAe(train_data_glob=str(logs), models_output_filename=models, train_epochs=1)
+    labels = AddScores(label=("ae_anomaly_score", "max_abs_z", "risk"))
+    rest = (Preprocess(), InfPytorch(), labels, Explain(threshold=0.0), Timeseries())
+    Pipeline([SmallMemory(input_glob=str(logs)), learn, *rest], options).run()
+    between = (TrainAe(pretrained_filename=models), *rest)
+    one, alone = written(logs, tmp_path / "a.csv", 1, *between)
+    two, parallel = written(logs, tmp_path / "b.csv", 2, *between)
+    assert one == two
+    assert alone == parallel
+    assert one.count(b"\n") > EVENTS
 
 
 def test_output_without_the_index_column_does_not_depend_on_workers(logs, tmp_path):

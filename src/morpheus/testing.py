@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
+from multiprocessing.reduction import ForkingPickler
 from typing import TypeVar
 
 import numpy as np
@@ -137,6 +138,7 @@ def check_stage(stage: Transform, batch: Batch) -> None:
 
     - It takes and gives the classes that it declares, and does not change its input.
     - It counts each dropped event in `filtered`.
+    - It can be sent to another process, also after it has processed batches.
     - Users do not affect each other: a user's rows are the same when batches of another user come
       in between.
     - Cutting does not matter: for any division into batches the rows are the same, also if the
@@ -160,12 +162,25 @@ def check_stage(stage: Transform, batch: Batch) -> None:
     _require(whole.height + filtered == batch.table.height, "loses no event that it does not count")
     _require(batch.table.to_frame().equals(before), "does not change the batch it is given")
     _require(_concat_frames(run_stage(stage, [batch])).equals(whole), "gives the same again")
+    sent = _send(stage)
+    _require(sent == stage, "is the same in another process")
+    _require(_concat_frames(run_stage(sent, [batch])).equals(whole), "gives the same there")
     for sizes in ([1] * batch.table.height, [1, 0], [batch.table.height - 1]):
         parts = list(split_batch(batch, sizes))
         again = _concat_frames(run_stage(stage, parts))
         _require(again.equals(whole), f"gives the same rows for batches of {sizes} and the rest")
         _check_users_apart(stage, parts, whole)
         _check_restart(stage, parts, whole)
+
+
+def _send(stage: Transform) -> Transform:
+    """Return a stage as another process gets it."""
+    try:
+        received: Transform = ForkingPickler.loads(ForkingPickler.dumps(stage))
+    except Exception as error:  # a stage may fail in any way
+        reason = f"A stage can be sent to another process; this one cannot: {error}"
+        raise AssertionError(reason) from error
+    return received
 
 
 def _check_users_apart(stage: Transform, parts: Sequence[Batch], whole: pl.DataFrame) -> None:

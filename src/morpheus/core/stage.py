@@ -484,6 +484,10 @@ class Stage:
 
     options: PipelineOptions = field(default_factory=PipelineOptions, kw_only=True, repr=False)
 
+    def __getstate__(self) -> dict[str, object]:
+        """Return what goes to another process: the fields, without what properties have cached."""
+        return {each.name: vars(self)[each.name] for each in fields(self)}
+
     @property
     def needs(self) -> Requirements:
         """What this stage needs from the runtime."""
