@@ -73,6 +73,14 @@ def test_killed_worker_is_reported() -> None:
         list(pool.map(fatal, [os.getpid()] * 4))
 
 
+def test_a_process_reads_the_function_of_its_jobs_once() -> None:
+    numbers = [*range(10)] * 3
+    with WorkerPool(2) as pool:
+        results = list(pool.map(Large(), numbers))
+    assert [number for number, *_ in results] == numbers
+    assert {loads for _, loads, _ in results} <= {0, 1}  # 0 in this process
+
+
 def test_shared_work_is_sent_once_to_each_worker_which_has_one_thread() -> None:
     with WorkerPool(2) as pool:
         list(pool.map(late, range(2)))

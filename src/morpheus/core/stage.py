@@ -20,6 +20,8 @@ from morpheus.storage.object_store import ObjectPath, is_remote, normalise_locat
 from morpheus.text import suggest, suggest_path
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from morpheus.storage.spill import SpillDir
 
 StageT = TypeVar("StageT", bound="Stage")
@@ -464,6 +466,11 @@ class StageContext:
     position: Mapping[str, bytes] | None = None
 
 
+def get_fields(instance: DataclassInstance) -> dict[str, object]:
+    """Return the fields of a dataclass, without what its properties have cached."""
+    return {each.name: getattr(instance, each.name) for each in fields(instance)}
+
+
 @dataclass(frozen=True)
 class Stage:
     """A word of the pipeline: a source, a transform or a sink.
@@ -486,7 +493,7 @@ class Stage:
 
     def __getstate__(self) -> dict[str, object]:
         """Return what goes to another process: the fields, without what properties have cached."""
-        return {each.name: vars(self)[each.name] for each in fields(self)}
+        return get_fields(self)
 
     @property
     def needs(self) -> Requirements:

@@ -363,8 +363,9 @@ class WorkerPool:
         """Run jobs in parallel; results and the first error come in the order of the jobs.
 
         This process is one of the workers: it runs a job instead of waiting for a result. The first
-        jobs start at once, before a result is consumed. Log messages of workers are logged here,
-        each text once.
+        jobs start at once, before a result is consumed. A process runs all its jobs with the same
+        copy of the function, which can keep what they have in common. Log messages of workers are
+        logged here, each text once.
 
         Args:
             work: Function to call. It must be picklable.
@@ -377,7 +378,9 @@ class WorkerPool:
             return map(work, jobs)
         num_remote = self.parallelism - 1
         self._pool = pool = self._pool or WorkerGroup(num_remote, None)
-        remote, local = partial(_run_job, work, _log_level()), partial(_run_job_inline, work)
+        # Pickled before this process calls it: what it computes then stays here.
+        pickled = bytes(ForkingPickler.dumps(partial(_run_job, work, _log_level())))
+        remote, local = partial(_run_pickled, pickled), partial(_run_job_inline, work)
         return map(self._unwrap, CallerRunsExecutor(remote, local, jobs, pool, num_remote))
 
     def map_shared(
@@ -487,6 +490,18 @@ def _make_picklable(error: BaseException) -> Exception:
         copied = RuntimeError(f"{type(error).__name__}: {error}")
     copied.add_note(f"In a worker process:\n{trace}")
     return copied
+
+
+_KNOWN_WORK: dict[bytes, Callable[..., Any]] = {}
+"""In a worker: the function of the latest job of `WorkerPool.map`, by its pickled form."""
+
+
+def _run_pickled(pickled: bytes, job: object) -> Any:  # noqa: ANN401 - what the function returns
+    """Run a job of `WorkerPool.map` with a function that is read once."""
+    if pickled not in _KNOWN_WORK:
+        _KNOWN_WORK.clear()
+        _KNOWN_WORK[pickled] = ForkingPickler.loads(pickled)
+    return _KNOWN_WORK[pickled](job)
 
 
 def _run_job(work: Callable[[JobT], ResultT], level: int, job: JobT) -> TaskResult[ResultT]:

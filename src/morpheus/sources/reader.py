@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from morpheus.columns import ACTOR, EXCLUDED, INDEX, ROW, TIME
 from morpheus.core.batch import MAX_REFUSALS, FileSpan, ReadStats
+from morpheus.core.stage import get_fields
 from morpheus.errors import RecordError, UsageError
 from morpheus.runtime.pool import WorkerPool
 from morpheus.sources.compression import (
@@ -939,6 +940,25 @@ class ReadTask:
     frame: pl.DataFrame | None = field(default=None, compare=False, repr=False)
     taken: Mapping[str, Sequence[TakenPart]] | None = field(default=None, repr=False)
 
+    def __getstate__(self) -> dict[str, object]:
+        """Return what goes to another process."""
+        return get_fields(self)
+
+    @cached_property
+    def _flattener(self) -> Flattener:
+        """Knows parts of the records that all files repeat, so each process has one."""
+        log_format = self.log_format
+        return Flattener(
+            log_format.columns_to_decode(self.wanted_columns, self.user),
+            log_format.paths,
+            log_format.json_converters,
+            log_format.drop_characters,
+            all_columns=self.all_columns,
+            other_names=log_format.other_names,
+            objects=log_format.objects,
+            max_fields=self.limits.max_columns,
+        )
+
     def read_frames(
         self, paths: Sequence[LogPath], stats: ReadStats, user_stats: UserStats
     ) -> Iterator[pl.DataFrame]:
@@ -949,20 +969,9 @@ class ReadTask:
             stats: Counts what happens to the records.
             user_stats: Gets the columns that have values.
         """
-        log_format = self.log_format
-        flattener = Flattener(
-            log_format.columns_to_decode(self.wanted_columns, self.user),
-            log_format.paths,
-            log_format.json_converters,
-            log_format.drop_characters,
-            all_columns=self.all_columns,
-            other_names=log_format.other_names,
-            objects=log_format.objects,
-            max_fields=self.limits.max_columns,
-        )
         reader = Reader(
-            log_format,
-            flattener,
+            self.log_format,
+            self._flattener,
             self.user,
             self.skip_bad_records,
             stats,
