@@ -78,6 +78,7 @@ class FromMeasured(FromChunks):
 
 def large_structures() -> Iterator[str]:
     """Name the containers with too many entries that the run reaches."""
+    gc.collect()  # the training before this run has left objects
     roots = [x for x in gc.get_objects() if issubclass(type(x), Stream | RunMetrics)]
     paths = [(root, type(root).__name__) for root in roots]
     seen = {id(root) for root in roots}
