@@ -13,7 +13,7 @@ def main() -> None:
     """Run the command. Ctrl+C during its imports ends it without a traceback, too."""
     # The exit of the process frees everything. A garbage collection before takes 0.1 s.
     atexit.register(gc.freeze)
-    # Imports make no garbage. `cli.chain.resume_gc` turns collection on before a command runs.
+    # Imports make no garbage. `cli.main.resume_gc` turns collection on before a command runs.
     gc.disable()
     try:
         from morpheus.cli.main import main as command  # noqa: PLC0415 - what is waited for

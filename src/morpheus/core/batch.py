@@ -132,10 +132,8 @@ class AlertBudgetReport:
 
 
 _MICROSECONDS = pl.Datetime("us", "UTC")
-
-
-_MIN_ROWS_SHARE = 4
-"""Distinct rows that are kept at most for each row of a table."""
+_MAX_DISTINCT_PER_ROW = 4
+"""Maximum number of distinct rows that are kept for each row of a table."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +154,7 @@ class EqualRows:
         """Keep some rows of the table. Of few rows, only their own distinct rows are kept."""
         groups = self.groups[rows]
         ends = np.cumsum([len(positions) for _, positions in self.sources])
-        if len(groups) * _MIN_ROWS_SHARE > ends[-1]:
+        if len(groups) * _MAX_DISTINCT_PER_ROW > ends[-1]:
             return replace(self, groups=groups)
         used, groups = np.unique(groups, return_inverse=True)
         cuts = [0, *np.searchsorted(used, ends)]
