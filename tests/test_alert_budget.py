@@ -17,10 +17,12 @@ from morpheus.core.batch import AlertCandidates, Events, RunMetrics, Table
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
 from morpheus.models.calibration import UserDays, compute_severity
+from morpheus.models.explanation import ReasonWriter
 from morpheus.pipeline import Pipeline
 from morpheus.report.incidents import incident_id
 from morpheus.sources.base import Source
 from morpheus.stages.add_scores import AddScores
+from morpheus.stages.explain import Explain
 from morpheus.stages.filter import (
     MAX_FACTOR,
     BudgetFilter,
@@ -30,6 +32,7 @@ from morpheus.stages.filter import (
     limit_by_bucket,
 )
 from morpheus.stages.infer import InfPytorch, Preprocess
+from morpheus.stages.monitor import Monitor
 from morpheus.stages.serialize import Serialize
 from morpheus.stages.train_ae import TrainAe
 from morpheus.suppressions.rules import NO_MATCH, Suppression, Suppressions
@@ -150,6 +153,41 @@ def user_days(rows):
 
 
 ALL_EVENTS = 12 * DAYS * EVENTS + 3
+
+
+@pytest.mark.parametrize("unbounded", [False, True])
+@pytest.mark.parametrize(
+    "choice", [Filter(alerts_per_day=1.0), Filter(label=(RISK,), threshold=20.0)]
+)
+def test_a_filter_behind_explain_saves_work_and_changes_no_row(
+    columns,  # noqa: F811 - the fixture
+    monkeypatch,
+    choice,
+    unbounded,
+):
+    explained, write = [], ReasonWriter.write
+
+    def count(self, *given):
+        explained[-1] += 1
+        return write(self, *given)
+
+    monkeypatch.setattr(ReasonWriter, "write", count)
+    outputs = []
+    for between in ((), (Monitor(),)):  # with a stage between, all events are explained
+        explained.append(0)
+        sink = []
+        learn = TrainAe(train_data_glob="x", train_min_history=100)
+        stages = [FromFleet(unbounded=unbounded), learn, Preprocess(), InfPytorch()]
+        stages += [AddScores(label=(RISK,)), Explain(), *between, choice, Serialize()]
+        options = PipelineOptions(columns_file=columns.columns_file, num_threads=1, labels=(RISK,))
+        Pipeline([*stages, Collect(rows=sink)], options).run()
+        frames = [batch.table.to_frame() for batch in sink]
+        outputs.append(pl.concat([each for each in frames if each.height]))
+    assert_frame_equal(*outputs)
+    assert outputs[0]["reason"].null_count() == 0 < outputs[0].height
+    few, every = explained
+    assert outputs[0].height <= few < every / 3
+    assert every == ALL_EVENTS - 3
 
 
 def write_rule(folder, condition, user="user7"):

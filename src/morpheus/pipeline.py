@@ -14,7 +14,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
@@ -37,7 +37,9 @@ from morpheus.core.stage import (
     ChecksInput,
     Expands,
     PipelineOptions,
+    PreparesFor,
     Requirements,
+    SelectsByRisk,
     Sink,
     Stage,
     StageContext,
@@ -723,9 +725,15 @@ def _list_requirements(stages: Sequence[Stage]) -> list[Requirements]:
 
 
 def _expand(stages: Sequence[Stage]) -> list[Stage]:
-    """Replace each word that stands for several stages by these stages."""
+    """Replace each word that stands for several stages by these stages, and let them prepare."""
     parts = [stage.expand() if isinstance(stage, Expands) else (stage,) for stage in stages]
-    return [part for expanded in parts for part in expanded]
+    expanded = [part for each in parts for part in each]
+    return [
+        stage.prepare_for(following)
+        if isinstance(stage, PreparesFor) and isinstance(following, SelectsByRisk)
+        else stage
+        for stage, following in zip_longest(expanded, expanded[1:])
+    ]
 
 
 def _warn_per_run(stages: Sequence[Stage]) -> None:

@@ -251,13 +251,14 @@ COMMANDS = (
         ),
         ("by-day", "rows.parquet"),
     ),
+    # With `monitor`, `explain` computes all rows, as 0.1 did: its products depend on their number.
     Command(
         "to-ocsf-and-to-ecs",
         ("lessons", "lesson-models"),
         (
             f"""
             {LESSONS} {LESSONS_MODELS} {SCORED} {ALL_LABELS} timeseries --resolution=10m explain
-            filter --label=risk --threshold=12 to-ocsf --filename=findings.jsonl
+            monitor filter --label=risk --threshold=12 to-ocsf --filename=findings.jsonl
             to-ocsf --filename=findings.parquet to-ecs --filename=alerts.jsonl.gz
             serialize to-file --filename=alerts.jsonl --json_times=epoch_ms
             """,

@@ -20,7 +20,9 @@ from morpheus.storage.object_store import ObjectPath, is_remote, normalise_locat
 from morpheus.text import suggest, suggest_path
 
 if TYPE_CHECKING:
+    import numpy as np
     from _typeshed import DataclassInstance
+    from numpy.typing import NDArray
 
     from morpheus.storage.spill import SpillDir
 
@@ -603,6 +605,25 @@ class Expands(Protocol):
 
     def expand(self) -> tuple[Transform, ...]:
         """Return the stages."""
+
+
+@runtime_checkable
+class SelectsByRisk(Protocol):
+    """A stage that drops events, and can say which ones without a state."""
+
+    def select(self, batch: Any, risk: NDArray[np.float64]) -> NDArray[np.bool_]:  # noqa: ANN401 - `Scored`, of a higher layer
+        """Return which events may be kept, given the `risk` of each, (rows,).
+
+        All others are dropped, whatever the stage remembers.
+        """
+
+
+@runtime_checkable
+class PreparesFor(Protocol):
+    """A stage that need not work on events that the next stage drops."""
+
+    def prepare_for(self, following: SelectsByRisk) -> Transform:
+        """Return the stage for its place in front of another one."""
 
 
 @runtime_checkable

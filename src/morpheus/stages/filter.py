@@ -50,6 +50,7 @@ from morpheus.report.aggregate import EventArrays
 from morpheus.report.incidents import format_day, incident_id
 from morpheus.sources.pseudonyms import is_pseudonym
 from morpheus.stages.add_scores import (
+    DECIMALS,
     ScoreState,
     compute_scores,
     compute_scores_of_users,
@@ -202,6 +203,12 @@ class Filter(Transform):
         mask = left & ~matched
         yield mask_batch(batch, mask, counts, collect_stats=self.options.keeps_dropped_stats)
 
+    def select(self, batch: Batch, risk: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return which events may be kept; see `SelectsByRisk`. All, if other scores count."""
+        if self.label != (RISK,) or self._uses_column:
+            return np.ones(batch.table.height, dtype=np.bool_)
+        return exceeds(pl.Series(risk.round(DECIMALS)), self.threshold).to_numpy()
+
     def process_users(
         self, batches: Sequence[Losses | Scored], states: Sequence[FilterState]
     ) -> Iterator[list[Losses | Scored]]:
@@ -329,8 +336,11 @@ class CandidateFilter(Transform):
             *(left.risk, remaining_pvalues, suppressed_by, expired_rule),
         )
         batch = replace(batch, candidates=candidates, table=_add_incidents(batch, days, severities))
-        mask = (scores.risk > 0) | (bursts < MAX_BURST_PVALUE)
-        yield mask_batch(batch, mask, collect_stats=collect_stats)
+        yield mask_batch(batch, self.select(batch, scores.risk), collect_stats=collect_stats)
+
+    def select(self, batch: Batch, risk: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return which events may be kept; see `SelectsByRisk`."""
+        return (risk > 0) | (_read_bursts(batch) < MAX_BURST_PVALUE)
 
     def _score_remaining(
         self,
