@@ -15,6 +15,7 @@ import ast
 import importlib
 import re
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -321,6 +322,13 @@ def test_messages_on_the_page_of_troubleshooting_exist() -> None:
     known = "\n".join([*messages_in_source(), *outputs])
     patterns = (re.escape(each).replace(re.escape("..."), ".*") for each in messages)
     assert [each for each in patterns if not re.search(each, known)] == []
+
+
+def test_the_readme_lists_each_extra_of_users_once() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("| Extra |")[2]
+    listed = re.findall(r"^\| `(\w+)`", table.partition("\n\n")[0], re.MULTILINE)
+    assert sorted(listed) == sorted(project["optional-dependencies"].keys() - {"dev", "docs"})
 
 
 def test_the_terms_of_the_glossary_are_sorted() -> None:
