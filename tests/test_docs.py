@@ -324,6 +324,17 @@ def test_messages_on_the_page_of_troubleshooting_exist() -> None:
     assert [each for each in patterns if not re.search(each, known)] == []
 
 
+@pytest.mark.parametrize("page", TEXTS, ids=name_of)
+def test_a_table_has_a_head_and_rows_of_equal_width(page: Path) -> None:
+    text = re.sub(
+        r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        rows = [re.sub(r"`[^`]*`|\\\|", "", row) for row in table.splitlines()]
+        assert re.fullmatch(r"[|\s:-]+", rows[1] if len(rows) > 1 else ""), table
+        assert len({row.count("|") for row in rows}) == 1, table
+
+
 def test_the_readme_lists_each_extra_of_users_once() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     table = (ROOT / "README.md").read_text(encoding="utf-8").partition("| Extra |")[2]
