@@ -17,6 +17,8 @@ from morpheus.models.versions import (
     CANDIDATE,
     CHAMPION,
     Manifest,
+    NewVersion,
+    StagingFolder,
     StoredVersion,
     VersionedStore,
     find_models,
@@ -345,7 +347,6 @@ def test_prune_keeps_aliases_the_former_champion_anchors_and_the_latest(folder, 
     age(folder, [400, 200, 100, 9, 8, 7, 6, 5])
     store.promote(source=5)
     reasons = store.find_kept(keep=1)
-    assert store.find_anchor() == 3, "the latest of those that were champion"
     assert reasons[1] == "audited"
     assert reasons[3] == "anchor"
     assert (reasons[4], reasons[5]) == ("champion before", "champion")
@@ -355,6 +356,70 @@ def test_prune_keeps_aliases_the_former_champion_anchors_and_the_latest(folder, 
     for version in store.versions():
         opened = store.open_version(version.number)
         assert all(opened.load(user) is not None for user in opened.cards)
+
+
+def until(model, last):
+    return replace(model, card=msgspec.structs.replace(model.card, last=last))
+
+
+SPRING, SUMMER = datetime(2026, 4, 1, tzinfo=UTC), datetime(2026, 7, 1, tzinfo=UTC)
+
+
+def test_an_anchor_has_learned_nothing_since_a_time_for_any_user(folder, old, new):
+    early, late = until(old, "2026-03-01T00:00:00Z"), until(new, "2026-06-01T00:00:00Z")
+    publish(folder, ["ann", "bob"], early, alias=CHAMPION)
+    publish(folder, ["ann", "bob"], late, alias=CHAMPION)
+    store = VersionedStore.open(folder)
+    assert store.rollback(["ann"]) == 3, "Bob's fingerprint is still the late one"
+    publish(folder, ["cid"], early, alias=CHAMPION)
+    assert store.find_anchor(SPRING).number == 1
+    assert store.find_anchor(SUMMER).number == 4
+    assert store.find_anchor(SPRING - timedelta(days=300)).number == 1, "the first one, if none is"
+
+
+def test_a_version_that_was_never_champion_or_was_taken_back_is_no_anchor(folder, old, new):
+    publish(folder, ["ann"], until(old, "2026-02-01T00:00:00Z"), alias=CHAMPION)
+    publish(folder, ["ann"], until(new, "2026-03-01T00:00:00Z"), alias=CANDIDATE)
+    store = VersionedStore.open(folder)
+    assert store.find_anchor(SPRING).number == 1
+    store.promote()
+    assert store.find_anchor(SPRING).number == 2
+    store.rollback()
+    assert store.find_anchor(SPRING).number == 1
+
+
+def test_prune_keeps_an_anchor_that_was_champion_though_later_versions_were_not(folder, old):
+    for number in range(4):
+        publish(folder, [f"u{number}"], old, alias=CHAMPION if number in {0, 3} else CANDIDATE)
+    age(folder, [200, 100, 50, 40])
+    store = VersionedStore.open(folder)
+    publish(folder, ["u4"], old, alias=CHAMPION)
+    assert store.find_kept(keep=0)[1] == "anchor"
+
+
+def test_a_champion_that_another_run_has_made_meanwhile_is_not_replaced(folder, old, new):
+    publish(folder, ["ann"], old)
+    number = publish(folder, ["ann"], new, alias=CANDIDATE)
+    publish(folder, ["bob"], new, alias=CHAMPION)
+    store = VersionedStore.open(folder)
+    assert not store.replace_champion(number, expected=1)
+    assert store.resolve(CHAMPION) == 3
+    assert store.replace_champion(number, expected=3)
+    assert store.resolve(CHAMPION) == number
+
+
+def test_two_runs_that_train_the_same_have_files_of_their_own(folder, old):
+    store = VersionedStore.open(folder)
+    runs = [StagingFolder(store.folder) for _ in range(2)]
+    cards = [put_model(run.open(), old, durable=False) for run in runs]
+    for run, card in zip(runs, cards, strict=True):
+        placed = list(store.take_files([card], run.open()))
+        store.publish_placed(NewVersion(placed), CHAMPION)
+        run.close()
+    assert [each.number for each in store.versions()] == [1, 2]
+    assert store.load("ann", 1) is not None
+    assert store.load("ann", 2) is not None
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["indexes", "packs"]
 
 
 def test_prune_removes_the_files_that_no_other_version_needs(folder, old, new):

@@ -191,6 +191,77 @@ def test_a_user_of_an_earlier_version_is_erased_too(store, two):
     assert all(b"bob" not in path.read_bytes() for path in store.rglob("*") if path.is_file())
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["list"], ["show"], ["diff"], ["promote"], ["rollback"], ["prune"], ["export"]),
+        ["export", "models"],
+    ],
+)
+def test_a_command_without_its_store_says_what_is_missing(words):
+    missing = "FOLDER" if len(words) > 1 else "STORE"
+    failed(models(*words), 2, f"Missing argument '{missing}'")
+
+
+# Runs at the same time.
+
+
+def run_words(folder, *options, store="models"):
+    return [
+        *("run", "--num_threads=1", "pipeline-ae", "--userid_column_name=userIdentityuserName"),
+        *("from-cloudtrail", f"--input_glob={folder}/in/a.jsonl", "train-ae", "--train_epochs=2"),
+        *("--train_min_history=10", f"--models_output_filename={folder / store}", *options),
+    ]
+
+
+def start(words, max_file=None):
+    """A process that runs the command; the size of the files that it writes can be limited."""
+    main = "from morpheus.cli.main import main; main()"
+    if max_file is not None:
+        main = f"import resource as r; r.setrlimit(r.RLIMIT_FSIZE, ({max_file}, -1)); {main}"
+    return subprocess.Popen([sys.executable, "-c", main, *words], stderr=subprocess.PIPE, text=True)
+
+
+def test_runs_that_train_the_same_at_the_same_time_all_publish(tmp_path):
+    (tmp_path / "in").mkdir()
+    write(tmp_path / "in" / "a.jsonl", 1, 60)
+    processes = [start(run_words(tmp_path)) for _ in range(3)]
+    for process in processes:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+    store = VersionedStore.open(tmp_path / "models")
+    assert [each.number for each in store.versions()] == [1, 2, 3]
+    names = {path.name for path in (tmp_path / "models").iterdir()}
+    assert names == {".store.json.lock", "indexes", "packs", "store.json"}
+
+
+@pytest.mark.parametrize("name", ["models", "new"])
+def test_a_run_that_fails_leaves_no_files_of_fingerprints(work, name):
+    text = (work / "in" / "a.jsonl").read_text()
+    (work / "in" / "a.jsonl").write_text(text + text.replace('"ann"', '"bob"'))
+    before = {path for path in work.rglob("*") if path.is_file()}
+    [card] = VersionedStore.open(work / "models").open_version(1).cards.values()
+    limit = card.size * 3 // 2  # a pack of two is too large, a fingerprint is not
+    process = start(run_words(work, "--seed=7", store=name), limit)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1, errors
+    assert "Cannot write" in errors
+    assert {path for path in work.rglob("*") if path.is_file()} == before
+
+
+def test_renewing_users_keeps_what_another_run_has_published_meanwhile(work, two):
+    store = VersionedStore.open(work / "models")
+    names = ("--pretrained_filename", "--train_data_glob")
+    values = (work / "models", work / "in" / "a.jsonl")
+    words = run_words(work, *(f"{n}={v}" for n, v in zip(names, values, strict=True)), "--seed=9")
+    process = start(words)
+    until(lambda: list((work / "models").glob(".fingerprints*/*/*")))
+    store.publish([named("bob", two[0])], alias=CHAMPION)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert set(store.open_version(CHAMPION).cards) == {"ann", "bob"}
+
+
 # Streams.
 
 

@@ -352,6 +352,22 @@ def test_a_user_is_frozen_also_if_the_candidate_is_rejected(models, logs):
     assert version.cards["bob"].last < "2026-02-05"
 
 
+def test_a_champion_that_another_run_made_meanwhile_stays(models, logs):
+    store = VersionedStore.open(models)
+
+    def publish_meanwhile(*_: object) -> None:
+        if len(store.versions()) == 1:
+            store.promote(["bob"], source=1, note="meanwhile")
+
+    options = RetrainOptions(replay_users=0, num_threads=1)
+    report = retrain_models(models, [str(logs / "logs")], options, on_step=publish_meanwhile)
+    assert (report.overtaken, report.promoted, report.holds) == (True, False, True)
+    champion = store.open_version(CHAMPION)
+    assert champion.number == report.candidate + 1, "with the fingerprint of the frozen user alone"
+    assert champion.cards[POISONED].frozen_since
+    assert champion.cards["ann"].version == 1
+
+
 def test_promote_never_leaves_it_to_a_person(models, logs):
     done = retrain(models, logs, "--promote=never")
     assert done.exit_code == 0

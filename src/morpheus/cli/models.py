@@ -183,8 +183,8 @@ class PruneOptions:
     """List the versions that nobody needs; with --delete, remove them.
 
     Kept are the versions that an alias names, the champion before, the latest --keep versions, the
-    latest version that is at least 60 days old (the anchor), and one version of each 30 days since
-    then. Files that only removed versions need are removed with them.
+    latest former champion that is at least 60 days old (the anchor), and one former champion of
+    each 30 days since then. Files that only removed versions need are removed with them.
 
     Example: `morpheus models prune models --keep=5 --delete`
     """
@@ -665,7 +665,7 @@ def models() -> None:
 
 
 def _argument(name: str, *, required: bool = True) -> click.Argument:
-    return click.Argument([name], required=required, default=None if required else "")
+    return click.Argument([name]) if required else click.Argument([name], default="")
 
 
 models.add_command(command_from_dataclass("list", ListOptions, _run_list, _argument("store")))

@@ -59,8 +59,8 @@ from morpheus.models.versions import (
     CHAMPION,
     ModelFacts,
     ModelVersion,
-    StoredVersion,
     VersionedStore,
+    parse_time,
 )
 from morpheus.pipeline import CollectSink, Pipeline
 from morpheus.replay.evaluation import evaluate, run_replay
@@ -102,7 +102,7 @@ class RetrainOptions:
     raises no more alerts. Run it once a week, or once a day with --when=drift.
 
     The exit code is 0 if the candidate became the champion or nothing had to be trained, and 1 if
-    the candidate was rejected.
+    the candidate was rejected, or another run has made a new champion meanwhile.
 
         morpheus retrain models AWSLogs/
         morpheus retrain models AWSLogs/ --verdicts=verdicts.json --alerts=out/alerts.jsonl
@@ -654,6 +654,7 @@ class RetrainReport(msgspec.Struct, frozen=True):
         end: End of the window.
         candidate: Number of the published version; None if nothing was published.
         promoted: Whether it is the champion now.
+        overtaken: Whether it is not, because another version became the champion meanwhile.
         checks: The conditions.
         users: The decision about each user.
     """
@@ -666,6 +667,7 @@ class RetrainReport(msgspec.Struct, frozen=True):
     end: str
     candidate: int | None
     promoted: bool
+    overtaken: bool
     checks: tuple[Check, ...]
     users: tuple[UserDecision, ...]
 
@@ -728,7 +730,7 @@ class _Retraining:
     store: VersionedStore
     location: str
     champion: ModelVersion
-    anchor: StoredVersion
+    anchor: ModelVersion
     source: FileSource
     pipeline: PipelineOptions
     start: datetime
@@ -758,7 +760,7 @@ class _Retraining:
                 f"`{options.window}` to learn. Give less, or a longer --window."
             )
         age = timedelta(seconds=parse_duration(options.anchor_age, option="--anchor_age"))
-        anchor = find_anchor(store, end, age)
+        anchor = store.find_anchor(end - age)
         return cls(store, models, champion, anchor, source, pipeline, end - window, end, options)
 
     def run(self, on_step: Any) -> RetrainReport:  # noqa: ANN401 - as above
@@ -845,30 +847,31 @@ class _Retraining:
 
     def _publish(self, plan: ReviewPlan, decisions: list[UserDecision]) -> RetrainReport:
         changed = [each.user for each in decisions if each.card is not None]
-        decided = {each.user: each.decision for each in decisions}
+        frozen = [each.user for each in decisions if each.card and each.decision == FROZEN]
         checks: tuple[Check, ...] = ()
-        candidate, promoted = None, False
+        candidate, promoted, overtaken = None, False, False
         if changed:
             staged = self._open_staged(plan, decisions)
             candidate = self._publish_candidate(plan, staged)
             checks = tuple(self._check(staged, decisions))
-            promoted = self.options.promote == "auto" and all(check.holds for check in checks)
-            frozen = [user for user in changed if decided[user] == FROZEN]
-            if promoted:
-                self.store.promote()
-            elif frozen and self.options.promote == "auto":
+        if candidate is not None and self.options.promote == "auto":
+            if all(check.holds for check in checks):
+                promoted = self.store.replace_champion(candidate, self.champion.number)
+                overtaken = not promoted
+            if not promoted and frozen:
                 # A rejected candidate must not leave an intruder with a fingerprint that learns.
                 self.store.promote(frozen, source=candidate)
         self.store.set_alias(ANCHOR, self.anchor.number)
         return RetrainReport(
             champion=self.champion.number,
             anchor=self.anchor.number,
-            anchor_until=self.anchor.period[1],
+            anchor_until=self.anchor.trained_until,
             start=self.start.isoformat(),
             holdout=plan.holdout.isoformat(),
             end=self.end.isoformat(),
             candidate=candidate,
             promoted=promoted,
+            overtaken=overtaken,
             checks=checks,
             users=tuple(decisions),
         )
@@ -964,24 +967,6 @@ class _Retraining:
         return self.end - timedelta(seconds=seconds)
 
 
-def find_anchor(store: VersionedStore, end: datetime, age: timedelta) -> StoredVersion:
-    """Return the latest version whose training ends this long before; the first one if none does.
-
-    Args:
-        store: The model store.
-        end: End of the window.
-        age: The age.
-    """
-    versions = store.versions()
-    old = [each for each in versions if each.period[1] and _parse(each.period[1]) <= end - age]
-    return old[-1] if old else versions[0]
-
-
-def _parse(text: str) -> datetime:
-    time = datetime.fromisoformat(text)
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
-
-
 def _select_time(start: datetime, end: datetime) -> dict[str, Any]:
     return {"start_time": start.isoformat(), "end_time": end.isoformat()}
 
@@ -995,7 +980,7 @@ def _find_end(
     """Return the end of the window: that of the options, or of the last day of the logs."""
     if options.until:
         try:
-            return _parse(options.until)
+            return parse_time(options.until)
         except ValueError as error:
             raise UsageError(
                 f"--until: `{options.until}` is not a time. Write a day, `2026-05-31`, or a time, "
@@ -1081,7 +1066,7 @@ def _run_retrain(options: RetrainOptions, models: str, logs: Sequence[str]) -> N
         click.echo(msgspec.json.format(encode_report(report)))
     else:
         _print_report(report, models, logs, options)
-    if report.checks and not report.holds:
+    if report.overtaken or not report.holds:
         raise Exit(EXIT_FAILURE)
 
 
@@ -1166,6 +1151,11 @@ def _describe_result(report: RetrainReport, options: RetrainOptions) -> str:
     published = f"version {report.candidate} is published as `candidate`"
     if report.promoted:
         return f"{published}, and is the champion now"
+    if report.overtaken:
+        return (
+            f"{published}; another version has become the champion while it was trained, and "
+            "stays it. Run again to compare with that one"
+        )
     if not report.holds:
         broken = ", ".join(check.name for check in report.checks if not check.holds)
         also = ", except for frozen users" if report.frozen and options.promote == "auto" else ""

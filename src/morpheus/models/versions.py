@@ -18,6 +18,7 @@ publication turns it into a store with versions.
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -28,6 +29,7 @@ from importlib import import_module
 from os import fspath
 from pathlib import Path
 from typing import Annotated
+from weakref import finalize
 
 import msgspec
 
@@ -47,7 +49,14 @@ from morpheus.models.store import (
     read_key,
     sign_text,
 )
-from morpheus.storage.atomic import LocalStore, Location, Store, open_store
+from morpheus.storage.atomic import (
+    LocalStore,
+    Location,
+    Store,
+    TempFolder,
+    make_folders,
+    open_store,
+)
 from morpheus.storage.object_store import MLFLOW_PREFIX
 from morpheus.text import format_count, suggest
 
@@ -404,6 +413,13 @@ def split_location(text: str) -> tuple[str, str]:
     return match["location"], match["which"]
 
 
+def is_same_folder(one: Store, other: Store) -> bool:
+    """Return whether two folders are the same, also if they were given in different ways."""
+    if isinstance(one, LocalStore) and isinstance(other, LocalStore):
+        return one.path.resolve() == other.path.resolve()
+    return str(one).rstrip("/") == str(other).rstrip("/")
+
+
 @dataclass(frozen=True)
 class VersionedStore:
     """A store with versions.
@@ -466,15 +482,25 @@ class VersionedStore:
         """Return the number of the version that an alias names; None if it names none."""
         return self.read_manifest().aliases.get(name)
 
-    def find_anchor(self, age: timedelta = ANCHOR_AGE) -> int | None:
-        """Return the latest version that is at least this old and has been champion.
+    def find_anchor(self, before: datetime) -> ModelVersion:
+        """Return the latest version that has learned nothing since a time, for no user.
 
-        If none has been champion, any version of this age counts. None if there is none.
+        Only versions that have been champion count: what nobody has used can have learned anything.
+        If all of them have learned since, the first one is returned.
+
+        Raises:
+            UsageError: The store has no versions.
+            ModelCorruptedError: All of them are damaged.
         """
-        manifest, latest = self.read_manifest(), datetime.now(UTC) - age
-        old = [each.number for each in manifest.versions if each.created_at <= latest]
-        trusted = {*manifest.former.get(CHAMPION, ()), manifest.aliases.get(CHAMPION)}
-        return max([each for each in old if each in trusted] or old, default=None)
+        manifest = self.read_manifest()
+        first = self._resolve(manifest, CHAMPION)
+        used = _list_champions(manifest)
+        versions = [each for each in manifest.versions if each.number in used]
+        opened: ModelVersion | None = None
+        for opened in self._open_intact(versions[::-1]):
+            if opened.trained_until and parse_time(opened.trained_until) <= before:
+                return opened
+        return opened or self._open(first)
 
     def open_version(self, which: str | int = CHAMPION) -> ModelVersion:
         """Open a version. If it is damaged, the one before it is opened, with a message.
@@ -632,6 +658,23 @@ class VersionedStore:
         placed = [self._find_user(version, user) for user in sorted(users)]
         note = note or f"{format_count(len(users), 'user')} from version {version.number}"
         return self.publish_placed(NewVersion(placed, CHAMPION, note), CHAMPION)
+
+    def replace_champion(self, which: int, expected: int) -> bool:
+        """Make a version the champion, unless another one has become it meanwhile.
+
+        Args:
+            which: Number of the version.
+            expected: Number of the champion that it replaces.
+
+        Returns:
+            Whether it is the champion now.
+        """
+
+        def move(manifest: Manifest) -> Manifest:
+            is_expected = manifest.aliases.get(CHAMPION) == expected
+            return manifest.with_alias(CHAMPION, which) if is_expected else manifest
+
+        return self._change(move).aliases.get(CHAMPION) == which
 
     def find_former(self) -> StoredVersion:
         """Return the version that `rollback` returns to.
@@ -1099,28 +1142,27 @@ class VersionedStore:
         )
         return iter(self.write_contents(contents))
 
-    def take_files(self, cards: Sequence[ModelCard]) -> Iterator[Placed]:
+    def take_files(self, cards: Sequence[ModelCard], staging: str = "") -> Iterator[Placed]:
         """Return the place of fingerprints that `put_model` has written, for a new version.
 
         On disk they are written again, into one pack: 10,000 files are slow to sync. Objects stay.
+
+        Args:
+            cards: The cards that `put_model` returned.
+            staging: The folder that has the files; empty if the store has them.
 
         Raises:
             ModelCorruptedError: A file has changed since it was written.
             TransientError: The folder cannot be written.
         """
-        if not isinstance(self.folder, LocalStore):
-            return (Placed(msgspec.structs.replace(card, version=0)) for card in cards)
         cards = [msgspec.structs.replace(card, version=0) for card in cards]
+        if not staging:
+            return map(Placed, cards)
         by_user = {card.user: Placed(card) for card in sorted(cards, key=lambda card: card.user)}
-        files = ModelVersion(self.folder, {}, placed=by_user, placed_global=by_user.get(""))
+        files = ModelVersion(
+            LocalStore(Path(staging)), {}, placed=by_user, placed_global=by_user.get("")
+        )
         return iter(self.write_contents(files.read_contents(by_user)))
-
-    def remove_taken(self, cards: Sequence[ModelCard]) -> None:
-        """Remove the files that `take_files` has written again."""
-        if isinstance(self.folder, LocalStore):
-            self.folder.remove([model_path(card.sha256) for card in cards])
-            with suppress(OSError):  # another run has files in it
-                (self.folder.path / MODEL_DIR).rmdir()
 
     def write_contents(self, contents: Iterable[tuple[ModelCard, bytes]]) -> list[Placed]:
         """Write the files of fingerprints into one pack.
@@ -1157,9 +1199,10 @@ class VersionedStore:
         changed = [each for each in draft.placed if draft.relabels or not _has(base, each)]
         cards = [each.card for each in changed]
         users = {card.user for card in cards if card.user}
-        index = _make_index(
-            changed, number, (draft.facts or ModelFacts.from_store(base)).update(cards)
-        )
+        facts = ModelFacts.from_store(base)
+        if draft.facts is not None:
+            facts = draft.facts if base is None else facts.merge(draft.facts)
+        index = _make_index(changed, number, facts.update(cards))
         before = () if parent is None else parent.indexes
         if base is not None and len(before) >= MAX_INDEXES:
             index, before = _join(base, index), ()
@@ -1175,6 +1218,57 @@ class VersionedStore:
             draft.note,
             draft.period if any(draft.period) else _find_period(cards),
         )
+
+
+@dataclass
+class StagingFolder:
+    """A folder for the files of one run's fingerprints, until they are published.
+
+    It is removed when the run ends, also if it fails; that of a killed run by a later one.
+
+    Attributes:
+        store: The store that the run publishes in.
+    """
+
+    store: Store
+    _folder: TempFolder | None = field(default=None, init=False, repr=False)
+
+    def open(self) -> str:
+        """Create the folder, if it is not there yet; return its path, empty for an object store.
+
+        Raises:
+            TransientError: The folder of the store cannot be written.
+        """
+        if not isinstance(self.store, LocalStore):
+            return ""
+        if self._folder is None:
+            path = self.store.path.absolute()
+            is_new = not path.exists()
+            try:
+                make_folders(path)
+                self._folder = TempFolder(path, MODEL_DIR)
+            except OSError as error:
+                raise TransientError(
+                    f"Cannot write into `{self.store}`: {error.strerror}. Free disk space, fix the "
+                    "folder's permissions, or choose another path."
+                ) from error
+            finalize(self, _remove_staging, self._folder, is_new, os.getpid())
+        return str(self._folder.path)
+
+    def close(self) -> None:
+        """Remove the folder with its content."""
+        if self._folder is not None:
+            self._folder.close()
+            self._folder = None
+
+
+def _remove_staging(folder: TempFolder, is_new: bool, process: int) -> None:  # noqa: FBT001 - `finalize` calls it
+    """Remove a staging folder at the end of a run, and that of a store without a version."""
+    if os.getpid() == process:  # not in a copy of the process
+        folder.close()
+        if is_new:
+            with suppress(OSError):  # it has files
+                folder.path.parent.rmdir()
 
 
 @dataclass(frozen=True)
@@ -1245,11 +1339,13 @@ def _find_kept(manifest: Manifest, keep: int, now: datetime) -> dict[int, str]:
     """Return the numbers of the versions that are kept, each with the reason."""
     kept: dict[int, str] = {}
     versions = [*reversed(manifest.versions)]
-    old = [each for each in versions if now - each.created_at >= ANCHOR_AGE]
+    used = _list_champions(manifest)
+    anchors = [each for each in manifest.versions if each.number in used]
+    old = [each for each in anchors if now - each.created_at >= ANCHOR_AGE]
     if old:
-        kept[old[0].number] = "anchor"
+        kept[old[-1].number] = "anchor"
     seen = set[int]()
-    for version in manifest.versions:  # the first of each period
+    for version in anchors:  # the first of each period
         period = (version.created_at - datetime.fromtimestamp(0, UTC)) // ANCHOR_SPACING
         if now - version.created_at < ANCHOR_AGE and period not in seen:
             seen.add(period)
@@ -1258,6 +1354,17 @@ def _find_kept(manifest: Manifest, keep: int, now: datetime) -> dict[int, str]:
     former = [each for each in manifest.former.get(CHAMPION, ()) if manifest.find(each)]
     kept |= dict.fromkeys(former[-1:], "champion before")
     return kept | {number: name for name, number in sorted(manifest.aliases.items())}
+
+
+def _list_champions(manifest: Manifest) -> set[int]:
+    """Return the numbers of the versions that are champion, or were it before."""
+    return {*manifest.former.get(CHAMPION, ()), manifest.aliases.get(CHAMPION, 0)}
+
+
+def parse_time(text: str) -> datetime:
+    """Read a time of a store, ISO 8601; without a time zone it is in UTC."""
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _by_user(version: ModelVersion, users: Iterable[str]) -> Iterator[tuple[str, Placed]]:

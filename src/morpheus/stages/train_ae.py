@@ -55,7 +55,7 @@ from morpheus.storage.object_store import is_remote
 from morpheus.text import suggest_path
 
 if TYPE_CHECKING:
-    from morpheus.models.versions import ModelVersion, Replaced, VersionedStore
+    from morpheus.models.versions import ModelVersion, Replaced, StagingFolder, VersionedStore
     from morpheus.suppressions.proposals import TrainingVerdicts
 
 logger = logging.getLogger(__name__)
@@ -367,7 +367,7 @@ class ModelProvider:
     def _save(self, fingerprint: Fingerprint) -> Fingerprint:
         if self.stage.models_output_filename is None:
             return fingerprint
-        written = put_model(self.stage.output_store.folder, fingerprint, durable=False)
+        written = self.stage.write_file(fingerprint)
         card = msgspec.structs.replace(written, version=self.stage.saved_version)
         return replace(fingerprint, card=card)
 
@@ -393,6 +393,8 @@ class PreparedRun:
         loaded_version: Number of the version of the loaded store, the same in all processes.
         saved_version: Number of the version that will be published.
         reserved: The same, if no other run can take it; else None.
+        staging: Folder for the files of the fingerprints until they are published, if the store is
+            on disk. Each run has its own: another one can train the same fingerprints.
     """
 
     global_model: ModelLookup | None = None
@@ -403,6 +405,7 @@ class PreparedRun:
     loaded_version: int | None = None
     saved_version: int | None = None
     reserved: int | None = None
+    staging: str = ""
 
 
 def find_source_word(class_name: str) -> str | None:
@@ -615,6 +618,7 @@ class TrainAe(Transform):
             ModelFacts,
             NewVersion,
             VersionedStore,
+            is_same_folder,
             split_location,
         )
 
@@ -623,8 +627,8 @@ class TrainAe(Transform):
         new = [card for user, card in metrics.cards.items() if self._is_new(user, card)]
         shared = self._save_global(metrics)
         written = new if shared is None else [*new, shared]
-        placed = list(versions.take_files(written))
-        if self.renews and str(self.model_store.folder) != str(versions.folder):
+        placed = list(versions.take_files(written, self.prepared.staging))
+        if self.renews and not is_same_folder(self.model_store.folder, versions.folder):
             trained = {card.user for card in written}
             users = [user for user in [*self.model_store.cards, ""] if user not in trained]
             placed += versions.write_contents(self.model_store.read_contents(users))
@@ -636,7 +640,7 @@ class TrainAe(Transform):
         base, number = self._base_number(versions), self.prepared.reserved
         made = NewVersion(placed, base, number=number, facts=facts, relabels=True)
         version = versions.publish_placed(made, alias or CHAMPION)
-        versions.remove_taken(written)
+        self.staging.close()
         self._warn_other_number(version)
         kept = 0 if old is None else len(old.cards.keys() - {card.user for card in new})
         metrics.saved_models = SavedModels(folder, len(new), kept, version)
@@ -665,10 +669,19 @@ class TrainAe(Transform):
         return find_models(self.output_folder, self.key)
 
     def _base_number(self, versions: VersionedStore) -> int | str:
-        """Return the base of the new version in its store."""
-        from morpheus.models.versions import CHAMPION  # noqa: PLC0415 - runs without a store do not need it
+        """Return the base of the new version in its store.
 
-        if self.renews and str(self.model_store.folder) == str(versions.folder):
+        It is the champion at the time of the publication: another run can have renewed other users
+        meanwhile. A version that the command names is the base itself.
+        """
+        from morpheus.models.versions import (  # noqa: PLC0415 - runs without a store do not need it
+            CHAMPION,
+            is_same_folder,
+            split_location,
+        )
+
+        which = split_location(self.pretrained_filename or "")[1]
+        if which and self.renews and is_same_folder(self.model_store.folder, versions.folder):
             return self.model_store.number
         return CHAMPION
 
@@ -678,6 +691,13 @@ class TrainAe(Transform):
         from morpheus.models.versions import VersionedStore  # noqa: PLC0415 - runs without a store do not need it
 
         return VersionedStore.open(self.output_folder, self.key)
+
+    @cached_property
+    def staging(self) -> StagingFolder:
+        """The folder for files of fingerprints until they are published."""
+        from morpheus.models.versions import StagingFolder  # noqa: PLC0415 - runs without a store do not need it
+
+        return StagingFolder(self.output_store.folder)
 
     def fit_options(self) -> FitOptions:
         """Return the training options that both networks have."""
@@ -710,7 +730,7 @@ class TrainAe(Transform):
         return {
             name: value
             for name, value in vars(self).items()
-            if name not in {"model_store", "output_store", "key"}
+            if name not in {"model_store", "output_store", "staging", "key"}
         }
 
     @cached_property
@@ -782,6 +802,7 @@ class TrainAe(Transform):
         prepared, training = self.prepared, profile.training or profile.events
         if self.models_output_filename is not None:
             _ = self.saved_version  # now, so that all processes have the same
+            prepared.staging = self.staging.open()
         prepared.empty_features = tuple(training.find_empty(profile.log_features))
         if training.time_range is not None:
             prepared.trained_until = training.time_range[1].isoformat()
@@ -829,7 +850,12 @@ class TrainAe(Transform):
         model = None if provider.global_model is None else provider.global_model.fingerprint
         if model is None or model.card.sha256:
             return None
-        return put_model(self.output_store.folder, model, durable=False)
+        return self.write_file(model)
+
+    def write_file(self, fingerprint: Fingerprint) -> ModelCard:
+        """Write the file of a fingerprint for the version that the run publishes at its end."""
+        folder = self.prepared.staging or self.output_store.folder
+        return put_model(folder, fingerprint, durable=False)
 
     def _attach(self, batch: Events, state: UserTraining) -> WithModel:
         lookup = state.lookup or ModelLookup()
