@@ -98,6 +98,7 @@ class TimesSink(Sink):
     Attributes:
         logs: Name of the argument with the logs, for messages.
         times: The first and the last time, once there are events.
+        columns: Names of the columns of the log that were read.
     """
 
     name = "times"
@@ -106,6 +107,7 @@ class TimesSink(Sink):
 
     logs: str = "LOGS"
     times: list[datetime] = field(default_factory=list)
+    columns: set[str] = field(default_factory=set)
 
     def process(self, batch: Events, state: None) -> Iterator[Events]:  # noqa: ARG002 - no state
         """Look at a batch.
@@ -119,6 +121,7 @@ class TimesSink(Sink):
                 f"{self.logs}: there are results of an earlier run among the logs: some events "
                 f"have a column {quote_backtick(min(found))}. Give the logs without the outputs."
             )
+        self.columns.update(batch.log_columns)
         if batch.table.height:
             column = batch.table[TIME]
             ends = [cast("datetime", column.min()), cast("datetime", column.max()), *self.times]
@@ -136,6 +139,7 @@ class LogOverview:
         users: Number of users.
         first: First day, in UTC.
         last: Last day.
+        columns: Names of the columns that were read.
     """
 
     events: int
@@ -143,6 +147,7 @@ class LogOverview:
     users: int
     first: date
     last: date
+    columns: frozenset[str] = frozenset()
 
     @classmethod
     def from_source(
@@ -178,7 +183,8 @@ class LogOverview:
                 "learn. Give other logs."
             )
         first, last = (time.astimezone(UTC).date() for time in sink.times)
-        return cls(metrics.users.total(), metrics.input.files, users, first, last)
+        columns = frozenset(sink.columns)
+        return cls(metrics.users.total(), metrics.input.files, users, first, last, columns)
 
     @property
     def days(self) -> int:
@@ -241,20 +247,22 @@ class Plan:
 
 
 def list_detect_stages(
-    budget: float, suppressions: Sequence[str] = ()
+    budget: float, suppressions: Sequence[str] = (), explain_prefix: str = ""
 ) -> list[tuple[str, Mapping[str, Any]]]:
     """Return word and options of the stages between `train-ae` and the outputs.
 
     Args:
         budget: Number of incidents per day.
         suppressions: Files of suppressions.
+        explain_prefix: Prefix of the columns of `explain`.
     """
     hidden = {"suppressions": tuple(suppressions)} if suppressions else {}
+    explain = {"prefix": explain_prefix} if explain_prefix else {}
     return [
         ("preprocess", {}),
         ("inf-pytorch", {}),
         ("add-scores", {"label": (RISK, PVALUE)}),
-        ("explain", {}),
+        ("explain", explain),
         ("filter", {"alerts_per_day": budget, **hidden}),
         ("serialize", {}),
     ]

@@ -25,6 +25,7 @@ import pytest
 
 from cli.conftest import Run
 from morpheus.cli.detect import MAX_RECORDS_TRIED, recognise_kind
+from morpheus.columns import ExplanationColumns
 from morpheus.detection import MIN_INCIDENTS
 from morpheus.errors import UsageError
 from morpheus.models.versions import open_models
@@ -398,16 +399,83 @@ def test_logs_of_two_kinds_are_refused_with_an_example_of_each(tmp_path: Path) -
     assert recognise_kind([str(tmp_path)], "okta").name == "okta"
 
 
-def test_a_schema_of_the_package_is_used_from_logs_to_results(tmp_path: Path) -> None:
-    start = datetime(2024, 5, 1, 9, tzinfo=UTC)
-    records = [
-        _OKTA | {"uuid": str(n), "published": f"{start + timedelta(hours=3 * n):%FT%TZ}"}
-        for n in range(8 * 40)
-    ]
-    write_records(tmp_path / "log.jsonl", *records)
-    detected = detect(tmp_path, "log.jsonl")
-    assert "--columns_file=okta.toml" in detected.command
+TIMES_AND_IDS = {
+    "cloudtrail": (["eventTime"], ["eventID"]),
+    "ocsf": (["time"], ["metadata", "uid"]),
+    "azure": (["createdDateTime"], ["id"]),
+    "duo": (["isotimestamp"], ["txid"]),
+    "okta": (["published"], ["uuid"]),
+    "gcp": (["timestamp"], ["insertId"]),
+    "github": (["@timestamp"], ["_document_id"]),
+    "microsoft365": (["CreationTime"], ["Id"]),
+    "google_workspace": (["id", "time"], ["id", "uniqueQualifier"]),
+    "kubernetes": (["requestReceivedTimestamp"], ["auditID"]),
+}
+"""Path of the time and of the id in a record of each kind."""
+
+
+def repeat_record(kind: str, number: int) -> list[dict[str, Any]]:
+    """Copies of the record of a kind, three hours apart. The last ones do something else."""
+    start, copies = datetime(2024, 5, 1, 9, tzinfo=UTC), []
+    usual = json.dumps(RECORDS[kind])
+    unusual = re.sub(
+        r"GetObject|Edge 99|Chrome|session.start|Create|destroy|UserL|login_|get", "New", usual
+    )
+    assert unusual != usual
+    for n in range(number):
+        copies.append(json.loads(usual if n < number - 4 else unusual))
+        time = f"{start + timedelta(hours=3 * n):%FT%TZ}"
+        for path, value in zip(TIMES_AND_IDS[kind], (time, str(n)), strict=True):
+            place = copies[-1]
+            for name in path[:-1]:
+                place = place[name]
+            place[path[-1]] = value
+    return copies
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_each_kind_of_log_gives_alerts_with_reasons_and_keeps_its_own_columns(
+    kind: str, tmp_path: Path
+) -> None:
+    write_records(tmp_path / "log.jsonl", *repeat_record(kind, 8 * 60))
+    detected = detect(tmp_path, "log.jsonl", "--alerts_per_day=20")
+    assert "Warning" not in detected.done.stderr
+    schema = next(each.columns_file for each in list_kinds() if each.name == kind)
+    assert (f"--columns_file={schema}" in detected.command) == bool(schema)
     assert (detected.out / "report.html").exists()
+    assert f"Log         {kind}: 480 events of 1 user in 1 file" in detected.done.stderr
+    alerts = read_alerts(tmp_path)
+    explained = ExplanationColumns.find_in(alerts.columns)
+    assert explained is not None
+    assert alerts[explained.reason].null_count() == 0
+    if "reason" in RECORDS[kind]:
+        assert set(alerts["reason"]) == {RECORDS[kind]["reason"]}
+
+
+def test_the_printed_command_and_the_report_work_for_a_log_that_has_reasons(
+    tmp_path: Path,
+) -> None:
+    write_records(tmp_path / "log.jsonl", *repeat_record("duo", 8 * 60))
+    detected = detect(tmp_path, "log.jsonl", "--alerts_per_day=20")
+    before = read_alerts(tmp_path).drop("model_version")
+    assert execute(tmp_path, *detected.command[1:]).returncode == 0
+    assert read_alerts(tmp_path).drop("model_version").equals(before)
+    assert execute(tmp_path, "report", OUT).returncode == 0
+
+
+def test_a_table_with_a_column_named_like_one_of_explain_keeps_it(tmp_path: Path) -> None:
+    names = ("userIdentity", "eventVersion")
+    rows = [
+        {k: v for k, v in each.items() if k not in names}
+        | {"userIdentityuserName": "ann", "explanation": "ours", "why_reason": "ours"}
+        for each in repeat_record("cloudtrail", 8 * 60)
+    ]
+    pl.DataFrame(rows).write_csv(tmp_path / "log.csv")
+    detect(tmp_path, "log.csv", "--alerts_per_day=20")
+    alerts = read_alerts(tmp_path)
+    assert set(alerts["explanation"]) == set(alerts["why_reason"]) == {"ours"}
+    explained = ExplanationColumns.find_in(alerts.columns)
+    assert explained == ExplanationColumns().with_prefix("why_why_")
 
 
 # What cannot be done.

@@ -8,7 +8,7 @@ the usual stages. `PipelineWords` is that pipeline both as stages, which run, an
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
@@ -20,7 +20,7 @@ import click
 from morpheus.cli.chain import command_from_dataclass
 from morpheus.cli.output import echo, interruptible, print_table, show_progress
 from morpheus.cli.suppress import DEFAULT_DAYS, TuningSources, make_proposals
-from morpheus.columns import ACTOR_OPTION
+from morpheus.columns import ACTOR_OPTION, ExplanationColumns
 from morpheus.core.batch import RunMetrics
 from morpheus.core.registry import load_stage
 from morpheus.core.stage import PipelineOptions, Stage, option
@@ -46,6 +46,8 @@ from morpheus.text import format_count, suggest, suggest_path
 
 REPORT_FILE, ALERTS_FILE = "report.html", "alerts.jsonl"
 SUPPRESSIONS_FILE = "suppressions.toml"
+EXPLAIN_PREFIX = "why_"
+"""Prefix of the columns of `explain`, if the log has a column of such a name."""
 MAX_RECORDS_TRIED = 1_000
 """Number of records of each file that are read to recognise the kind of log."""
 MAX_FILES_TRIED, MAX_FILES_RECOGNISED = 12, 3
@@ -270,6 +272,18 @@ def _check_store(store: ModelStore, kind: LogKind, logs: Sequence[str], models: 
 # The pipeline.
 
 
+def choose_explain_prefix(columns: Collection[str]) -> str:
+    """Return a prefix with which no column of `explain` has the name of a column of the log.
+
+    >>> choose_explain_prefix({"eventName"}), choose_explain_prefix({"reason", "user"})
+    ('', 'why_')
+    """
+    prefix = ""
+    while not set(columns).isdisjoint(ExplanationColumns().with_prefix(prefix)):
+        prefix += EXPLAIN_PREFIX
+    return prefix
+
+
 @dataclass(frozen=True)
 class PipelineWords:
     """A pipeline, as stages that run and as the words of a command line.
@@ -317,6 +331,7 @@ def make_pipeline(  # noqa: PLR0913, PLR0917 - all that the pipeline depends on
     plan: Plan,
     budget: float,
     suppressions: Sequence[str] = (),
+    explain_prefix: str = "",
 ) -> PipelineWords:
     """Return the pipeline that reads the logs and writes the results.
 
@@ -327,13 +342,14 @@ def make_pipeline(  # noqa: PLR0913, PLR0917 - all that the pipeline depends on
         plan: What to train on and to score.
         budget: Number of incidents per day.
         suppressions: Files of suppressions.
+        explain_prefix: Prefix of the columns of `explain`.
     """
     out = Path(options.out)
     reading = {"input_glob": tuple(logs), **plan.source_values, "bad_record": "skip"}
     stages: list[tuple[str, Mapping[str, Any]]] = [
         (kind.word, reading),
         ("train-ae", plan.training_values),
-        *list_detect_stages(budget, suppressions),
+        *list_detect_stages(budget, suppressions, explain_prefix),
         ("to-report", {"filename": str(out / REPORT_FILE), "overwrite": True}),
         ("to-file", {"filename": str(out / ALERTS_FILE), "overwrite": True}),
     ]
@@ -370,7 +386,8 @@ def run_detect(options: DetectOptions, logs: Sequence[str]) -> None:
             suppressions = options.suppressions
             if proposals is not None and proposals.rules.rules:
                 suppressions = (*suppressions, str(out / SUPPRESSIONS_FILE))
-            words = make_pipeline(options, kind, logs, plan, budget, suppressions)
+            prefix = choose_explain_prefix(overview.columns | kind.list_columns())
+            words = make_pipeline(options, kind, logs, plan, budget, suppressions, prefix)
             pipeline = words.build()
             pipeline.validate()
             _print_plan(kind, overview, plan, budget, words)

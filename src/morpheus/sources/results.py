@@ -397,6 +397,10 @@ class LogKind:
         make = cast("Callable[..., FileSource]", load_stage(self.word))
         return make(input_glob=tuple(globs), **values)
 
+    def list_columns(self) -> frozenset[str]:
+        """Return the columns that its records can have."""
+        return frozenset(known_log_formats()[self.columns_file or self.word].columns)
+
 
 def list_kinds() -> list[LogKind]:
     """Return all kinds of logs: those of sources, then those of built-in schemas."""

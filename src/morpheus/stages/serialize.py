@@ -22,6 +22,7 @@ from morpheus.text import ColumnPattern, suggest
 logger = logging.getLogger(__name__)
 
 _ID_BYTES = 12
+_DEFAULT_EXCLUDE = ("^ID$", "^_ts_")
 
 
 class SerializeState(State):
@@ -58,7 +59,7 @@ class Serialize(Transform):
         (), "Pattern of columns to keep; repeat for more. Default: all columns."
     )
     exclude: tuple[str, ...] = option(
-        ("^ID$", "^_ts_"), "Pattern of columns to remove from those kept; repeat for more."
+        _DEFAULT_EXCLUDE, "Pattern of columns to remove from those kept; repeat for more."
     )
     fixed_columns: bool = option(
         True,
@@ -148,9 +149,13 @@ def _choose_columns(
 
 
 def _match_columns(pattern: ColumnPattern, columns: Sequence[str], option: str) -> set[str]:
-    """Return the columns that a pattern matches; warn if there are none, but similar names."""
+    """Return the columns that a pattern matches; warn if there are none, but similar names.
+
+    Nobody has typed the default patterns, so they give no warning.
+    """
     found = pattern.match_all(columns)
-    hint = "" if found else suggest(pattern.pattern, columns)
+    is_expected = bool(found) or pattern.pattern in _DEFAULT_EXCLUDE
+    hint = "" if is_expected else suggest(pattern.pattern, columns)
     if hint:
         logger.warning("serialize: %s %r matches no column.%s", option, pattern.pattern, hint)
     return found
