@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -54,7 +56,7 @@ def read(parts: list[FilePart], folder: Path) -> list[int]:
         (part.path if part.is_whole else part.write(folder / str(n))).read_text()
         for n, part in enumerate(parts)
     ]
-    return [json.loads(line)["n"] for text in texts for line in text.splitlines()]
+    return [json.loads(line)["n"] for text in texts for line in text.splitlines() if line]
 
 
 def test_first_batch_has_the_existing_files_or_none(tmp_path: Path) -> None:
@@ -109,14 +111,125 @@ def test_appended_lines_are_read_once(tmp_path: Path) -> None:
     assert [read(next(rounds), tmp_path / str(n)) for n in range(3)] == [[1, 2], [3], [4]]
 
 
-def test_a_line_without_an_end_is_read_again_when_it_has_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cut", range(1, 18))
+def test_a_line_of_json_waits_for_its_rest(
+    tmp_path: Path, cut: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = tmp_path / "in" / "a.jsonl"
+    log.parent.mkdir()
+    start, rest = lines(1, 2)[:-cut], lines(1, 2)[-cut:]
+    log.write_text(start)
+    _, watcher = follow(log.parent, {8: lambda: append(log, rest + lines(3))}, quiet=0.5)
+    found, rounds = [], fill(watcher)
+    for number in range(4):
+        if 3 in found:
+            break
+        found += read(next(rounds), tmp_path / str(number))
+    assert found == [1, 2, 3]
+    assert not caplog.text
+
+
+def make_old(path: Path) -> None:
+    """Let a file not have been written to for two minutes."""
+    at = time.time() - 120
+    os.utime(path, (at, at))
+
+
+def test_a_line_of_json_that_never_gets_its_rest_is_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     log = tmp_path / "in" / "a.jsonl"
     log.parent.mkdir()
     log.write_text(lines(1) + '{"n": 2')
-    _, watcher = follow(log.parent, {4: lambda: append(log, "}\n")})
+    make_old(log)
+    _, watcher = follow(log.parent, {20: lambda: append(log, "}\n")}, quiet=0.5)
     rounds = fill(watcher)
+    assert [read(next(rounds), tmp_path / str(n)) for n in range(2)] == [[1], [2]]
+    assert caplog.text.count("the last line is not complete") == 1
+
+
+@pytest.mark.parametrize("cut", range(1, 14))
+def test_a_line_of_csv_waits_a_minute_for_its_line_feed(tmp_path: Path, cut: int) -> None:
+    log = tmp_path / "in" / "a.csv"
+    log.parent.mkdir()
+    text = "name,n\nx,10\ny,20\n"
+    log.write_text(text[:-cut])
+    _, watcher = follow(log.parent, {8: lambda: append(log, text[-cut:] + "z,30\n")}, quiet=0.5)
+    assert read_csv(watcher, tmp_path) == ["x,10", "y,20", "z,30"]
+
+
+@pytest.mark.parametrize("follows", ["\nz,30\n", "\r\nz,30\r\n"])
+def test_a_line_of_csv_that_was_taken_without_a_line_feed_is_not_taken_again(
+    tmp_path: Path, follows: str
+) -> None:
+    log = tmp_path / "in" / "a.csv"
+    log.parent.mkdir()
+    log.write_text("name,n\nx,10\ny,20")
+    make_old(log)
+    _, watcher = follow(log.parent, {8: lambda: append(log, follows)}, quiet=0.5)
+    assert read_csv(watcher, tmp_path) == ["x,10", "y,20", "z,30"]
+
+
+def read_csv(watcher: DirectoryWatcher, folder: Path) -> list[str]:
+    """The rows of two columns, until one has `z`."""
+    found, rounds = list[str](), fill(watcher)
+    for number in range(4):
+        if any(row.startswith("z") for row in found):
+            break
+        for part in next(rounds):
+            path = part.path if part.is_whole else part.write(folder / str(number))
+            header, *rows = path.read_text().split()
+            assert header == "name,n"[: len(header)]
+            found += rows
+    return found
+
+
+WHOLE = json.dumps({"Records": [{"n": n} for n in range(300)]}).encode()
+WHOLE_FILES = {
+    "a.json": WHOLE,
+    "a.json.gz": gzip.compress(WHOLE),
+    "a.json.zst": zstandard.compress(WHOLE),
+    "a.parquet": b"PAR1 columns PAR1",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [
+        (name, share)
+        for name in WHOLE_FILES
+        for share in (0.0, 0.5, 0.99)
+        if share or name != "a.json"
+    ],
+)
+def test_a_file_that_is_written_with_pauses_is_taken_when_it_is_complete(
+    tmp_path: Path, name: str, share: float
+) -> None:
+    log, content = tmp_path / name, WHOLE_FILES[name]
+    log.write_bytes(content[: int(share * len(content))])
+    night, watcher = follow(tmp_path, {20: lambda: log.write_bytes(content)}, quiet=0.5)
+    rounds = fill(watcher)
+    assert next(rounds) == []
     assert next(rounds) == [FilePart(log)]
-    assert read(next(rounds), tmp_path) == [2]
+    assert night.looks >= 20
+
+
+@pytest.mark.parametrize("name", WHOLE_FILES)
+def test_a_file_that_is_never_complete_is_taken_after_a_minute(tmp_path: Path, name: str) -> None:
+    log = tmp_path / name
+    log.write_bytes(WHOLE_FILES[name][:-1])
+    _, watcher = follow(tmp_path, {20: lambda: make_old(log)}, quiet=0.5)
+    rounds = fill(watcher)
+    assert [next(rounds), next(rounds)] == [[], [FilePart(log)]]
+
+
+def test_nothing_waits_for_its_rest_at_the_end(tmp_path: Path) -> None:
+    log = tmp_path / "a.csv"
+    log.write_text("name,n\nx,10\ny,20")
+    night = Night(tmp_path, {})
+    watcher = DirectoryWatcher(night.find, idle_timeout=1.0, max_files=1, sleep=night.sleep)
+    parts = [FilePart(log, *place, has_header=True) for place in ((0, 12), (12, 16))]
+    assert list(fill(watcher)) == [[part] for part in parts]
 
 
 def test_a_complete_last_line_without_a_line_feed_is_not_read_again(tmp_path: Path) -> None:
@@ -291,6 +404,20 @@ def test_a_copy_is_read_from_where_the_original_was_read_to(
     ]
     assert sorted(texts) == sorted([header + row(7), header + row(1000)])
     assert watcher.take_copies() == [(str(log.with_name(f"a.{kind}.1{suffix}")), str(log))]
+
+
+def test_the_last_line_of_a_copy_waits_for_its_rest_too(tmp_path: Path) -> None:
+    log, copy = tmp_path / "in" / "a.jsonl", tmp_path / "in" / "b.jsonl"
+    log.parent.mkdir()
+    log.write_text(lines(*BIG))
+    plan = {
+        4: lambda: copy.write_text(lines(*BIG) + '{"n": 20'),
+        20: lambda: append(copy, "0}\n"),
+    }
+    _, watcher = follow(log.parent, plan, quiet=0.5)
+    rounds = fill(watcher)
+    assert [read(next(rounds), tmp_path / str(n)) for n in range(2)] == [BIG, [200]]
+    assert watcher.take_copies() == [(str(copy), str(log))]
 
 
 def test_a_file_that_only_begins_like_another_is_read_whole(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +22,7 @@ import msgspec
 
 from morpheus.errors import MorpheusError, TransientError, UsageError
 from morpheus.sources.compression import (
+    COMPRESSED_SUFFIXES,
     GZIP_MAGIC,
     ZSTD_MAGIC,
     detect_file_type,
@@ -44,6 +45,11 @@ _MAX_FIRST_SCANS = 5
 _MAX_COPIED_BYTES = 1 << 26
 """Size up to which a whole file is copied when it is taken. A larger one is read in place."""
 _PARQUET_MAGIC = b"PAR1"
+_NEVER_EMPTY = {*COMPRESSED_SUFFIXES, ".parquet"}
+"""A file with such a suffix is not complete while it is empty."""
+_BOM = b"\xef\xbb\xbf"
+_YOUNG_SECONDS = 60.0
+"""A file that was written to in this time, and is not complete, is probably being written."""
 _BLOCK_BYTES = 1 << 20
 """Bytes that are read at a time, and the longest first line that is looked at."""
 
@@ -151,6 +157,20 @@ class FilePart(NamedTuple):
             at += len(block)
 
 
+class _HeldFile(NamedTuple):
+    """A file whose end is not taken, because it is not complete.
+
+    Attributes:
+        stamp: When it was looked at.
+        is_line: Whether it is only the last line, which is never taken without its rest.
+        is_reported: Whether a warning has said so.
+    """
+
+    stamp: FileStamp
+    is_line: bool = False
+    is_reported: bool = False
+
+
 class FileChangedError(OSError):
     """A file is not the one that was looked at before, or has less content."""
 
@@ -218,8 +238,10 @@ class DirectoryWatcher:
 
     Of uncompressed JSON lines and CSV, all complete lines are taken at once. Other files, and the
     last line of a file if it has no end, are taken when the file has not changed between two scans.
-    Files that are rewritten, truncated or replaced are taken from their start. Of the events that
-    were taken before, `DedupWindow` recognises those with unique ids.
+    What is not complete then is probably being written: a JSON record waits for its rest, a last
+    line of CSV and any other file for a minute. Files that are rewritten, truncated or replaced are
+    taken from their start. Of the events that were taken before, `DedupWindow` recognises those
+    with unique ids.
 
     With a folder for copies, what is taken is copied at once: until it is read, log rotation may
     rename or cut the file, and then another file has its name.
@@ -253,6 +275,8 @@ class DirectoryWatcher:
     _has_new_file: bool = False
     _rewritten: set[FileId] = field(default_factory=set)
     _changed: set[FileId] = field(default_factory=set)
+    _held: dict[FileId, _HeldFile] = field(default_factory=dict)
+    _is_last_scan: bool = False
     _offsets: dict[str, bytes] = field(default_factory=dict)
 
     def restore(self, offsets: Mapping[str, bytes]) -> None:
@@ -308,6 +332,10 @@ class DirectoryWatcher:
         yield self._finish_batch(ready)
         while self.max_files is None or self.num_taken < self.max_files:
             yield from self._wait_for_micro_batch()
+        self._is_last_scan = True  # nothing waits for its rest any more
+        ready, _ = self._scan()
+        if ready:
+            yield self._finish_batch(ready)
 
     def _wait_for_micro_batch(self) -> Iterator[list[FilePart]]:
         parts: list[FilePart] = []
@@ -355,6 +383,7 @@ class DirectoryWatcher:
             except OSError:
                 continue  # it is gone, or cannot be read yet
         self._forget_deleted(stamps)
+        self._held = {each: held for each, held in self._held.items() if each in stamps}
         self.last_stamps = stamps
         return ready, changed or bool(ready)
 
@@ -378,35 +407,33 @@ class DirectoryWatcher:
     ) -> list[FilePart]:
         """Take what is new in a file; nothing if it is not ready."""
         known = self.taken.get(identity)
-        at_limit = self.max_files is not None and self.num_taken >= self.max_files
-        is_done = known is not None and known.stamp == stamp and known.end == stamp.size
-        if is_done or (known is None and at_limit):
+        if self._is_done(known, stamp) or self._is_held(path, identity, stamp):
             return []
-        if (
-            known is None
-            and is_stable
-            and (parts := self._take_copy(path, identity, stamp)) is not None
-        ):
-            return parts
+        copied = self._take_copy(path, identity, stamp) if known is None and is_stable else None
+        if copied is not None:
+            return copied
         is_csv = self.detect_type(path) == "csv"
         with path.open("rb") as file:
             has_lines = _has_lines(file, is_csv=is_csv)
             is_continued = has_lines and known is not None and known.is_continued_by(path, stamp)
             if self._is_new_content(identity, known, is_continued=is_continued):
                 return []
-            start = known.offset if known is not None and is_continued else 0
-            lines = _find_end_of_lines(file, start, stamp.size, is_csv=is_csv) if has_lines else 0
-            end = stamp.size if is_stable else lines
-            if known is not None and is_continued and known.end == end:
+            if not has_lines and (
+                not is_stable or self._waits(path, identity, stamp, is_csv=is_csv)
+            ):
                 return []
-            if not is_stable and end <= start:
+            start = _find_start(file, known, is_csv=is_csv) if is_continued and known else 0
+            end, offset = stamp.size, stamp.size
+            if has_lines:
+                lines = _find_end_of_lines(file, start, stamp.size, is_csv=is_csv)
+                keeps = is_stable and self._has_tail(file, identity, stamp, lines, is_csv=is_csv)
+                end = stamp.size if keeps else lines
+                offset = lines if is_csv else end
+            if (has_lines and end <= start) or (is_continued and known and known.end == end):
                 return []
-            offset = lines if has_lines else stamp.size
-            if not is_csv and end > offset and _is_json_object(_read(file, offset, end)):
-                offset = end  # the last line is complete, only its line feed is missing
             head = _digest(_read(file, 0, min(offset, _ANCHOR_BYTES)))
             anchor = _digest_before(file, offset)
-        is_whole = is_stable and not start
+        is_whole = is_stable and not start and end == stamp.size
         in_place = is_whole and not (has_lines and end <= _MAX_COPIED_BYTES)
         part = FilePart(path, start, end, is_csv)
         parts = self._copy(part, identity, is_whole=is_whole, in_place=in_place)
@@ -414,6 +441,47 @@ class DirectoryWatcher:
             self._forget_content(path, identity, known)
         self._remember(identity, TakenFile(str(path), stamp, end, offset, head, anchor))
         return parts
+
+    def _is_done(self, known: TakenFile | None, stamp: FileStamp) -> bool:
+        """Return whether a file has nothing new, or is a new one beyond the limit."""
+        if known is None:
+            return self.max_files is not None and self.num_taken >= self.max_files
+        return known.stamp == stamp and known.end == stamp.size
+
+    def _is_held(self, path: Path, identity: FileId, stamp: FileStamp) -> bool:
+        """Return whether the end of a file is known to be not complete yet."""
+        held = self._held.get(identity)
+        if held is None or held.stamp != stamp or self._is_last_scan:
+            return False
+        if _is_young(stamp):
+            return True
+        if held.is_line and not held.is_reported:
+            self._held[identity] = held._replace(is_reported=True)
+            logger.warning(
+                "%s: the last line is not complete. It is read when its rest is there.", path
+            )
+        return held.is_line
+
+    def _waits(self, path: Path, identity: FileId, stamp: FileStamp, *, is_csv: bool) -> bool:
+        """Return whether a file without lines is not complete, and may become so soon."""
+        waits = (
+            _is_young(stamp) and not self._is_last_scan and not _is_complete(path, is_csv=is_csv)
+        )
+        if waits:
+            self._held[identity] = _HeldFile(stamp)
+        return waits
+
+    def _has_tail(
+        self, file: IO[bytes], identity: FileId, stamp: FileStamp, lines: int, *, is_csv: bool
+    ) -> bool:
+        """Return whether the last line of a file, which has no line feed, can be taken."""
+        if lines == stamp.size or self._is_last_scan:
+            return True
+        file.seek(lines)
+        is_ready = not _is_young(stamp) if is_csv else _is_json_object(file.read())
+        if not is_ready:
+            self._held[identity] = _HeldFile(stamp, is_line=not is_csv)
+        return is_ready
 
     def _copy(
         self, part: FilePart, identity: FileId, *, is_whole: bool = False, in_place: bool = False
@@ -484,13 +552,17 @@ class DirectoryWatcher:
             return None
         original, size, unpacks = found
         is_csv = self.detect_type(path) == "csv"
-        end = stamp.size if unpacks else size
-        taken = TakenFile(str(path), stamp, end, end, b"", b"")
+        start = min(original.offset, size)
+        head = anchor = b""
         if not unpacks:
             with path.open("rb") as file:
+                if _has_lines(file, is_csv=is_csv):
+                    lines = _find_end_of_lines(file, start, size, is_csv=is_csv)
+                    keeps = self._has_tail(file, identity, stamp, lines, is_csv=is_csv)
+                    size = size if keeps else lines
                 head, anchor = _digest(_read(file, 0, _ANCHOR_BYTES)), _digest_before(file, size)
-            taken = msgspec.structs.replace(taken, head=head, anchor=anchor)
-        start = min(original.offset, size)
+        end = stamp.size if unpacks else size
+        taken = TakenFile(str(path), stamp, end, end, head, anchor)
         parts = self._copy(FilePart(path, start, size, is_csv, unpacks), identity)
         self.taken[identity] = taken
         self._changed.add(identity)
@@ -554,7 +626,47 @@ def _has_lines(file: IO[bytes], *, is_csv: bool) -> bool:
     if start.startswith((GZIP_MAGIC, ZSTD_MAGIC, _PARQUET_MAGIC)) or is_utf16(start):
         return False
     line, end, _ = start.partition(b"\n")
-    return bool(end) and (is_csv or _is_json_object(line.removeprefix(b"\xef\xbb\xbf")))
+    return bool(end) and (is_csv or _is_json_object(line.removeprefix(_BOM)))
+
+
+def _is_young(stamp: FileStamp) -> bool:
+    return abs(time.time() - stamp.modified / 1e9) < _YOUNG_SECONDS
+
+
+def _is_complete(path: Path, *, is_csv: bool) -> bool:
+    """Return whether a file without lines has an end, so far as that can be seen."""
+    with path.open("rb") as file:
+        start = file.read(_BLOCK_BYTES)
+        file.seek(max(0, os.fstat(file.fileno()).st_size - len(_PARQUET_MAGIC)))
+        last = file.read()
+    if not start:
+        return path.suffix.lower() not in _NEVER_EMPTY
+    if start.startswith(_PARQUET_MAGIC):
+        return last == _PARQUET_MAGIC
+    try:
+        if start.startswith((GZIP_MAGIC, ZSTD_MAGIC)):
+            deque(read_blocks(path), maxlen=0)
+        elif is_csv:
+            return b"\n" in start
+        elif not is_utf16(start):
+            msgspec.json.decode(path.read_bytes().removeprefix(_BOM), type=msgspec.Raw)
+    except (MorpheusError, msgspec.DecodeError) as error:
+        return "malformed" in str(error)  # it is no JSON, as the reader will say
+    return True
+
+
+def _find_start(file: IO[bytes], known: TakenFile, *, is_csv: bool) -> int:
+    """Return the offset from which to go on with a taken file that was continued."""
+    if not is_csv:
+        return known.offset
+    file.seek(0)
+    if b"\n" not in file.read(min(known.offset, _BLOCK_BYTES)):
+        return 0  # there was only a part of the header
+    tail = _read(file, known.offset, known.end)
+    following = _read(file, known.end, known.end + 2)
+    if tail.count(b'"') % 2 == 0 and following.startswith((b"\n", b"\r\n")):
+        return known.end  # the last line was complete
+    return known.offset
 
 
 def _is_json_object(line: bytes) -> bool:
