@@ -166,6 +166,52 @@ def test_an_input_file_is_never_overwritten(folder, how):
     assert log.read_bytes() == before
 
 
+@pytest.mark.parametrize("replaced", ["input", ".", "input/.."])
+def test_a_folder_that_is_no_data_set_is_never_replaced(folder, replaced):
+    before = {path: path.read_bytes() for path in folder.rglob("*.csv")}
+    result = run(sink=["to-parquet", f"--folder={replaced}", "--overwrite"])
+    assert_fails(result, 2, r"--folder: .* has `.*`, which is not part of a data set")
+    assert {path: path.read_bytes() for path in folder.rglob("*.csv")} == before
+
+
+@pytest.mark.parametrize("how", ["input", "history"])
+def test_a_data_set_that_is_read_is_never_replaced(folder, how):
+    arguments = ["run", "--num_threads=1", "pipeline-ae", f"--userid_column_name={USER}"]
+    arguments += ["from-cloudtrail", "--input_glob=input", "serialize", "to-parquet"]
+    written = CliRunner().invoke(morpheus, [*arguments, "--folder=lake/a", "--partition_by=date"])
+    assert written.exit_code == 0, written.stderr
+    before = {path: path.read_bytes() for path in folder.rglob("*.parquet")}
+    more = {"glob": "lake"} if how == "input" else {"train": ("--train_data_glob=lake/a",)}
+    result = run(sink=["to-parquet", "--folder=lake/a", "--overwrite"], **more)
+    assert_fails(result, 2, r"the input log `lake/a/.*` is in `lake/a`, whose content would be")
+    assert {path: path.read_bytes() for path in folder.rglob("*.parquet")} == before
+    again = [*arguments, "--folder=lake/a", "--partition_by=date", "--overwrite"]
+    assert CliRunner().invoke(morpheus, again).exit_code == 0
+    assert len(before) == len(list(folder.rglob("*.parquet"))) > 1
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"sink": ["to-parquet", "--folder=sets/a"]}, "`sets/a` of `to-parquet` is in `sets/a`"),
+        ({"filename": "sets/a/rows.csv"}, "`sets/a/rows.csv` of `to-file` is in `sets/a`"),
+        (
+            {"train": ["--models_output_filename=sets/a/models"]},
+            "`sets/a/models` of `train-ae` is in `sets/a`",
+        ),
+        ({"run": ["--status_file=sets/a/status.json"]}, "`.*status.json` of --status_file is in"),
+        ({"options": ["--state=sets/a/state.db"]}, "`.*state.db` of --state is in `sets/a`"),
+    ],
+)
+def test_no_output_is_written_into_a_folder_that_is_replaced_at_the_end(other, message):
+    before = other.pop("run", [])
+    sink = ["to-parquet", "--folder=sets/a", *other.pop("sink", [])]
+    arguments = build_arguments(sink=sink, **other)
+    result = CliRunner().invoke(morpheus, [arguments[0], *before, *arguments[1:]])
+    assert_fails(result, 2, f"to-parquet: {message}")
+
+
 def test_an_output_folder_that_is_a_file_is_rejected(folder):
     (folder / "out").write_text("")
     assert_fails(run(), 2, r"`out` is a file, not a folder|`.*/out` is a file, not a folder")

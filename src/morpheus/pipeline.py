@@ -69,7 +69,7 @@ from morpheus.sources.base import Source
 from morpheus.sources.spill_sort import LatenessBuffer
 from morpheus.sources.time_range import parse_allowance
 from morpheus.storage.atomic import set_file_policy, start_cleanup
-from morpheus.storage.object_store import ObjectPath
+from morpheus.storage.object_store import ObjectPath, is_in_folder
 from morpheus.storage.spill import SpillDir
 from morpheus.text import quote_backtick
 
@@ -284,6 +284,7 @@ class Pipeline:
             stage.validate()
         _check_pseudonyms(stages[0])
         _check_output_files(stages)
+        _check_data_sets(stages)
         _check_option_files(self.options)
         _check_users(self.options)
         if self.options.state is not None:
@@ -678,6 +679,43 @@ def _check_output_files(stages: Sequence[Stage]) -> None:
                 f"{stage.name}: `{path}` is also written by `{other.name}`. Give another "
                 "--filename."
             )
+
+
+def _check_data_sets(stages: Sequence[Stage]) -> None:
+    """Reject a folder that is replaced as a whole, if it has logs or other outputs of the run."""
+    source, *rest = stages
+    assert isinstance(source, Source)  # noqa: S101 - _check_source has seen to it
+    training_input = _find_training_input(rest)
+    outputs = [(stage, stage.outputs()) for stage in rest if isinstance(stage, WritesOutputs)]
+    for stage, folder in ((stage, folder) for stage, out in outputs for folder in out.data_sets):
+        log = source.find_input_in(folder, training_input)
+        if log is not None:
+            raise UsageError(
+                f"{stage.name}: the input log `{log}` is in `{folder}`, whose content would be "
+                "replaced. Give another --folder."
+            )
+        if source.options.durable:
+            continue  # the folder gets more files, and nothing else in it changes
+        places: list[tuple[str, Path | ObjectPath]] = [
+            (name, Path(path))
+            for name, path in (
+                ("--status_file", source.options.status_file),
+                ("--state", source.options.state),
+            )
+            if path is not None
+        ]
+        places += [
+            (f"`{other.name}`", place)
+            for other, out in outputs
+            if other is not stage
+            for place in (*out.files, *out.folders, *out.data_sets)
+        ]
+        for name, place in places:
+            if is_in_folder(place, folder):
+                raise UsageError(
+                    f"{stage.name}: `{place}` of {name} is in `{folder}`, whose content is "
+                    "replaced at the end. Give another --folder."
+                )
 
 
 def _check_option_files(options: PipelineOptions) -> None:

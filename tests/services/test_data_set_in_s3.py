@@ -76,6 +76,15 @@ def test_overwrite_replaces_the_whole_dataset(lake: Lake) -> None:
     assert changes[0] != "PUT", "the marker of the old dataset is removed first"
 
 
+def test_a_folder_with_other_objects_is_not_replaced(lake: Lake) -> None:
+    write(rows("ann", 1))
+    lake.put("out/AWSLogs/a.json.gz", b"log")
+    before = lake.names()
+    with pytest.raises(UsageError, match=r"has `AWSLogs/a.json.gz`, which is not part of a data"):
+        write(rows("bob", 1), overwrite=True)
+    assert lake.names() == before
+
+
 def test_missing_bucket_is_reported_before_the_run(lake: Lake) -> None:
     assert lake.address
     with pytest.raises(UsageError, match="there is no bucket `nowhere`"):

@@ -761,7 +761,8 @@ def format_results(stages: Sequence[Stage], metrics: RunMetrics) -> dict[str, st
 
 
 def _list_places(outputs: Outputs) -> list[str]:
-    return [*map(str, outputs.files or outputs.folders), *outputs.destinations]
+    places = outputs.files or outputs.folders or outputs.data_sets
+    return [*map(str, places), *outputs.destinations]
 
 
 def _find_next_step(sinks: Sequence[Sink], options: PipelineOptions, metrics: RunMetrics) -> str:

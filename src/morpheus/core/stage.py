@@ -544,12 +544,14 @@ class Outputs:
     Attributes:
         files: Files that it replaces, on disk or in an object store.
         folders: Folders that it writes files into; the machines of a cluster share them.
+        data_sets: Folders whose content it replaces.
         stdout: It writes to stdout.
         destinations: Other places that it sends rows to, in words.
     """
 
     files: tuple[Path | ObjectPath, ...] = ()
     folders: tuple[Path, ...] = ()
+    data_sets: tuple[Path | ObjectPath, ...] = ()
     stdout: bool = False
     destinations: tuple[str, ...] = ()
 

@@ -18,7 +18,7 @@ from polars.exceptions import PolarsError
 
 from morpheus.columns import TIME
 from morpheus.core.batch import OutputRows, Table
-from morpheus.core.stage import Sink, StageContext, option
+from morpheus.core.stage import Outputs, Sink, StageContext, option
 from morpheus.errors import TransientError, UsageError
 from morpheus.sinks.formats import COMPRESSED_SUFFIXES, FORMAT_BY_EXTENSION
 from morpheus.sinks.to_file import FixedColumns
@@ -281,7 +281,8 @@ class ToParquet(Sink):
     partition_by: tuple[str, ...] = option((), "Partition key; repeat for nested folders.")
     overwrite: bool = option(
         False,
-        "Replace the content of the folder. It stays until the new files are complete.",
+        "Replace the data set in the folder. It stays until the new files are complete. A folder "
+        "with other files is refused.",
         flag=True,
     )
 
@@ -305,6 +306,11 @@ class ToParquet(Sink):
         open_store(self.folder).check_access()
         if not self.options.durable:
             self._check_empty()
+            self._check_replaceable()
+
+    def outputs(self) -> Outputs:
+        """The folder."""
+        return Outputs(data_sets=(parse_location(self.folder),))
 
     def open(self, context: StageContext) -> _PartitionWriter:
         """Open the data set."""
@@ -318,6 +324,15 @@ class ToParquet(Sink):
             raise UsageError(
                 f"--folder: `{self.folder}` is not empty. Give `to-parquet --overwrite` to replace "
                 "its content, or another --folder."
+            )
+
+    def _check_replaceable(self) -> None:
+        """Reject a folder with files that are no data set: logs, fingerprints, a home folder."""
+        other = _find_other_file(self.folder)
+        if other is not None:
+            raise UsageError(
+                f"--folder: `{self.folder}` has `{other}`, which is not part of a data set, and "
+                "--overwrite would remove it. Give another --folder, or move the file."
             )
 
     def _open_durable(
@@ -423,6 +438,27 @@ class _PartitionWriter:
 
 def _is_file(target: str) -> bool:
     return not is_object_url(target) and Path(target).is_file()
+
+
+def _find_other_file(target: str) -> str | None:
+    """Return a file or folder that is no part of a data set, relative to the folder `target`."""
+    place = parse_location(target)
+    if isinstance(place, ObjectPath):
+        start = len((place / "").key)
+        keys = (path.key[start:] for path in list_recursive(place))
+        # The page of a bucket makes a folder by an object that ends in a slash.
+        names = (PurePosixPath(key) for key in keys if key and not key.endswith("/"))
+    else:
+        names = (PurePosixPath(path.relative_to(place)) for path in place.rglob("*"))
+        names = (name for name in names if not (place / name).is_dir() or "=" not in name.name)
+    return next((str(name) for name in names if not _is_data_set_file(name)), None)
+
+
+def _is_data_set_file(name: PurePosixPath) -> bool:
+    """Return whether a data set of Parquet files can have a file: of rows, or a marker of Spark."""
+    in_partitions = all("=" in part for part in name.parent.parts)
+    is_marker = name.name.startswith("_") or name.name.endswith(".crc") or name.name == ".DS_Store"
+    return in_partitions and (name.suffix == ".parquet" or is_marker)
 
 
 def _is_not_empty(target: str) -> bool:

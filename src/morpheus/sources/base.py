@@ -47,7 +47,7 @@ from morpheus.sources.time_range import (
     check_timezone,
     parse_allowance,
 )
-from morpheus.storage.object_store import ObjectPath, head_object, is_object_url
+from morpheus.storage.object_store import ObjectPath, head_object, is_in_folder, is_object_url
 
 if TYPE_CHECKING:
     from morpheus.runtime.changelog import Changelog
@@ -141,6 +141,14 @@ class Source(Stage):
     def overlaps_input(self, path: Path | ObjectPath, training_input: Values | None) -> bool:  # noqa: ARG002 - for sources of files
         """Return whether a file is part of the input, or of the training input."""
         return False
+
+    def find_input_in(
+        self,
+        folder: Path | ObjectPath,  # noqa: ARG002 - for sources of files
+        training_input: Values | None,  # noqa: ARG002 - the same
+    ) -> Path | ObjectPath | None:
+        """Return a file of the input, or of the training input, that a folder contains."""
+        return None
 
     def events(
         self,
@@ -475,15 +483,28 @@ class FileSource(Source):
         """Return whether one of the globs matches an existing file."""
         if self.frames is not None:
             return False
-        remote = isinstance(path, ObjectPath)
-        given = (*self._globs, *list_values(training_input))
-        patterns = [glob for glob in given if is_object_url(glob) is remote]
         exists = head_object(path) is not None if isinstance(path, ObjectPath) else path.exists()
         return exists and any(
             found == path or _is_same_file(found, path)
-            for pattern in patterns
-            for found in replace(self._make_discovery(), pattern=pattern).find().paths
+            for found in self._find_files(training_input, remote=isinstance(path, ObjectPath))
         )
+
+    def find_input_in(
+        self, folder: Path | ObjectPath, training_input: Values | None
+    ) -> Path | ObjectPath | None:
+        """Return a file of the input that a folder contains; see `Source.find_input_in`."""
+        if self.frames is not None or (isinstance(folder, Path) and not folder.is_dir()):
+            return None
+        paths = self._find_files(training_input, remote=isinstance(folder, ObjectPath))
+        return next((path for path in paths if is_in_folder(path, folder)), None)
+
+    def _find_files(
+        self, training_input: Values | None, *, remote: bool
+    ) -> Iterator[Path | ObjectPath]:
+        """Yield the files of the globs that are in an object store, or of those on disk."""
+        for pattern in (*self._globs, *list_values(training_input)):
+            if is_object_url(pattern) is remote:
+                yield from replace(self._make_discovery(), pattern=pattern).find().paths
 
     def events(
         self,

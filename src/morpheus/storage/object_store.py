@@ -149,6 +149,24 @@ def _file_url_path(text: str, rest: str, where: str) -> str:
     return unquote(f"/{path}")
 
 
+def is_in_folder(place: Path | ObjectPath, folder: Path | ObjectPath) -> bool:
+    """Return whether a file or a folder is a folder, or in it. Links are followed.
+
+    >>> is_in_folder(ObjectPath("logs", "a/b.json"), ObjectPath("logs", "a/"))
+    True
+    >>> is_in_folder(ObjectPath("logs", "ab.json"), ObjectPath("logs", "a"))
+    False
+    """
+    if isinstance(place, ObjectPath) and isinstance(folder, ObjectPath):
+        if (place.scheme, place.bucket) != (folder.scheme, folder.bucket):
+            return False
+        start = folder.key.strip("/")
+        return not start or f"{place.key.strip('/')}/".startswith(f"{start}/")
+    if isinstance(place, ObjectPath) or isinstance(folder, ObjectPath):
+        return False
+    return place.resolve().is_relative_to(folder.resolve())
+
+
 def parse_location(text: str, option: str = "") -> Path | ObjectPath:
     """Return a local path, or a path in an object store.
 
