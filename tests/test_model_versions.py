@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 
-from morpheus.errors import ModelCorruptedError, UsageError
+from morpheus.errors import ModelCorruptedError, TransientError, UsageError
 from morpheus.models import versions as module
 from morpheus.models.store import ModelIndex, ModelStore, commit_index, put_model
 from morpheus.models.versions import (
@@ -212,6 +212,63 @@ def test_damaged_version_is_replaced_by_the_version_before(folder, old, new, cap
     assert (version.number, version.load("ann").card.events) == (1, 400)
     assert [(each.damaged, each.used) for each in version.replaced] == [(2, 1)]
     assert "index of version 2 cannot be read" in caplog.text
+
+
+def test_a_damaged_version_does_not_become_the_champion_and_is_not_copied(
+    folder, old, new, tmp_path
+):
+    for model in (old, new):
+        publish(folder, ["ann", "bob"], model, alias=CHAMPION)
+    publish(folder, ["ann"], old, alias=CHAMPION)
+    store = VersionedStore.open(folder)
+    flip(folder / "indexes" / f"{store.read_manifest().find(2).indexes[0]}.json")
+    before = store.read_manifest()
+    for act in (
+        lambda: store.promote(source=2),
+        lambda: store.promote(["ann"], source=2),
+        store.rollback,
+        lambda: store.export(tmp_path / "copy", 2),
+    ):
+        with pytest.raises(ModelCorruptedError, match="index of version 2"):
+            act()
+    assert store.read_manifest() == before
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_damaged_fingerprint_is_not_published_for_a_user_alone(folder, old, new):
+    for model in (old, new):
+        publish(folder, ["ann"], model, alias=CHAMPION)
+    flip(pack_of(folder, "ann", 1))
+    store = VersionedStore.open(folder)
+    for act in (lambda: store.promote(["ann"], source=1), lambda: store.rollback(["ann"])):
+        with pytest.raises(ModelCorruptedError, match="fingerprint of 'ann' of version 1"):
+            act()
+    assert store.resolve(CHAMPION) == 2
+
+
+def test_an_empty_or_a_missing_manifest_is_damage_and_not_an_empty_store(folder, old, caplog):
+    publish(folder, ["ann"], old)
+    (folder / "store.json").write_bytes(b"")
+    for act in (VersionedStore.open(folder).versions, lambda: publish(folder, ["bob"], old)):
+        with pytest.raises(ModelCorruptedError, match="is empty"):
+            act()
+    (folder / "store.json").unlink()
+    with pytest.raises(ModelCorruptedError, match="is missing, but there are files of versions"):
+        VersionedStore.open(folder).open_version()
+    publish(folder, ["bob"], old)
+    assert "The store begins again with version 1" in caplog.text
+
+
+def test_files_that_prune_has_removed_are_in_no_new_version(folder, old, new):
+    for model in (old, new, fingerprint(day(450, seed=2))):
+        publish(folder, ["ann"], model, alias=CHAMPION, base=None)
+    store = VersionedStore.open(folder)
+    placed = store.open_version(1).placed["ann"]
+    age(folder, [400, 200, 100])
+    assert store.prune(keep=0) == [1]
+    with pytest.raises(TransientError, match="was removed while"):
+        store.publish_placed(NewVersion([placed]), CHAMPION)
+    assert store.resolve(CHAMPION) == 3
 
 
 def test_damage_without_an_earlier_version_is_an_error(folder, old):

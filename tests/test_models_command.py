@@ -15,8 +15,12 @@ import pytest
 from click.testing import CliRunner
 
 from morpheus.cli.main import morpheus
+from morpheus.core.stage import PipelineOptions
 from morpheus.models.store import ModelIndex, commit_index, put_model
 from morpheus.models.versions import CHAMPION, VersionedStore
+from morpheus.pipeline import Pipeline
+from morpheus.sources.cloudtrail import FromCloudtrail
+from morpheus.stages.train_ae import TrainAe
 from people import day, fingerprint
 from test_watch import until, write
 
@@ -162,6 +166,19 @@ def train(folder, *globs):
     assert CliRunner().invoke(morpheus, words).exit_code == 0
 
 
+@pytest.mark.parametrize("command", ["list", "diff", "prune"])
+def test_a_version_is_rejected_where_a_command_takes_the_whole_store(store, command):
+    failed(models(command, f"{store}@1"), 2, f"Give `morpheus models {command} {store}`")
+
+
+def test_a_copy_has_no_alias_and_a_store_is_no_file(store, tmp_path):
+    copy = tmp_path / "copy"
+    failed(models("export", store, f"{copy}@candidate"), 2, f"Give `{copy}`")
+    (tmp_path / "file").write_text("")
+    failed(models("list", tmp_path / "file"), 2, "is a file, not a model store")
+    failed(models("export", store, tmp_path / "file"), 2, "is a file, not a model store")
+
+
 def test_rollback_shows_which_alerts_appear_and_which_vanish(tmp_path):
     folder, logs = tmp_path / "models", f"--input_glob={DATA}/input-data/*.csv"
     train(folder, "training-data")
@@ -250,16 +267,21 @@ def test_a_run_that_fails_leaves_no_files_of_fingerprints(work, name):
 
 
 def test_renewing_users_keeps_what_another_run_has_published_meanwhile(work, two):
-    store = VersionedStore.open(work / "models")
-    names = ("--pretrained_filename", "--train_data_glob")
-    values = (work / "models", work / "in" / "a.jsonl")
-    words = run_words(work, *(f"{n}={v}" for n, v in zip(names, values, strict=True)), "--seed=9")
-    process = start(words)
-    until(lambda: list((work / "models").glob(".fingerprints*/*/*")))
-    store.publish([named("bob", two[0])], alias=CHAMPION)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
-    assert set(store.open_version(CHAMPION).cards) == {"ann", "bob"}
+    store, log = VersionedStore.open(work / "models"), f"{work}/in/a.jsonl"
+
+    def publish_meanwhile(*_):
+        if len(store.versions()) == 1:
+            store.publish([named("bob", two[0])], alias=CHAMPION)
+
+    folder = str(work / "models")
+    training = TrainAe(
+        *(folder, log), models_output_filename=folder, train_min_history=10, train_epochs=2, seed=9
+    )
+    stages = [FromCloudtrail(input_glob=log), training]
+    options = PipelineOptions(userid_column_name="userIdentityuserName", num_threads=1)
+    Pipeline(stages, options).run(on_step=publish_meanwhile)
+    champion = store.open_version(CHAMPION)
+    assert {user: card.version for user, card in champion.cards.items()} == {"ann": 3, "bob": 2}
 
 
 # Streams.

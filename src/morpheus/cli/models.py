@@ -219,6 +219,17 @@ def _open(location: str, key_file: str | None) -> tuple[VersionedStore, str]:
     return store, which
 
 
+def _open_whole(location: str, key_file: str | None, command: str) -> VersionedStore:
+    """Return a store for a command that is not about one version."""
+    folder, which = split_location(location)
+    if which:
+        raise UsageError(
+            f"STORE: `{location}` names a version, but `{command}` takes the whole store. Give "
+            f"`morpheus models {command} {folder}`."
+        )
+    return _open(location, key_file)[0]
+
+
 def _print_json(value: object) -> None:
     text = msgspec.json.format(msgspec.json.encode(value), indent=2)
     click.echo(text.decode())
@@ -228,7 +239,7 @@ def _print_json(value: object) -> None:
 
 
 def _run_list(options: ListOptions, location: str) -> None:
-    store, _ = _open(location, options.models_key_file)
+    store = _open_whole(location, options.models_key_file, "list")
     manifest = store.read_manifest()
     if options.json:
         _print_json([_describe_version(manifest, each) for each in manifest.versions])
@@ -372,8 +383,8 @@ class _Side:
 
 
 def _run_diff(options: DiffOptions, location: str, old: str, new: str) -> None:
-    store, _ = _open(location, options.models_key_file)
-    first, second = store.open_version(old or CHAMPION), store.open_version(new or CANDIDATE)
+    store = _open_whole(location, options.models_key_file, "diff")
+    first, second = store.open_intact(old or CHAMPION), store.open_intact(new or CANDIDATE)
     users = sorted({*first.cards, *second.cards, ""})
     changed = [user for user in users if _digest(first, user) != _digest(second, user)]
     sides = {
@@ -461,7 +472,7 @@ def _run_promote(options: PromoteOptions, location: str) -> None:
     store, which = _open(location, options.models_key_file)
     source = store.resolve(which or CANDIDATE)
     users = sorted(options.user) or None
-    version = store.open_version(source)
+    version = store.open_intact(source)
     for user in users or ():
         _find_card(version, user)
     targets = {source: users}
@@ -628,7 +639,7 @@ def _join_alerts(batches: Iterable[Batch], options: PipelineOptions) -> Iterator
 
 
 def _run_prune(options: PruneOptions, location: str) -> None:
-    store, _ = _open(location, options.models_key_file)
+    store = _open_whole(location, options.models_key_file, "prune")
     kept = store.find_kept(options.keep)
     versions = store.versions()
     if options.delete:
@@ -655,6 +666,12 @@ def _run_prune(options: PruneOptions, location: str) -> None:
 
 def _run_export(options: ExportOptions, location: str, folder: str) -> None:
     store, which = _open(location, options.models_key_file)
+    target, alias = split_location(folder)
+    if alias:
+        raise UsageError(
+            f"FOLDER: `{folder}` names a version, but the new store has one version, its champion. "
+            f"Give `{target}`."
+        )
     number = store.export(folder, which or CHAMPION)
     echo(f"{folder}: version {number} of {store.folder}")
 

@@ -73,7 +73,7 @@ from morpheus.sources.pseudonyms import list_identity_columns
 from morpheus.storage.atomic import TempFolder
 from morpheus.storage.object_store import normalise_location
 from morpheus.suppressions.proposals import TrainingVerdicts, Verdicts
-from morpheus.text import format_count, quote_backtick, suggest
+from morpheus.text import display_value, format_count, quote_backtick, suggest
 
 ANCHOR = "anchor"
 """Alias of the version that the last retraining used as the anchor."""
@@ -1111,13 +1111,16 @@ def _to_row(each: UserDecision) -> tuple[str, ...]:
     left_out = each.unusual + each.suspicious + each.trimmed
     drift = f"{each.drift:g}" + (" *" if each.drift >= DRIFT_LIMIT else "")
     figures = f"{each.learned:,}", f"{left_out:,}", drift
-    return (each.user, each.decision, *figures, each.reason)
+    return (display_value(each.user), each.decision, *figures, each.reason)
 
 
 def _print_frozen(each: UserDecision, models: str, logs: Sequence[str]) -> None:
     """Print what a person needs to decide about a frozen user."""
     rise = f", mean risk of a day from {each.usual:g} to {each.risen:g}" if each.risen else ""
-    echo(f"Decide about {each.user}: scores have risen since {each.since}{rise}.", fg="yellow")
+    echo(
+        f"Decide about {display_value(each.user)}: scores have risen since {each.since}{rise}.",
+        fg="yellow",
+    )
     for cause in each.causes:
         value = "no value" if cause.value is None else quote_backtick(cause.value)
         shares = f"{cause.before:.0%} to {cause.after:.0%} of the events"

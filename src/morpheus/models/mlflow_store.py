@@ -296,17 +296,23 @@ class MlflowVersions(VersionedStore):
         """Publish a version; its number is the one that the server gives."""
         return super().publish_placed(replace(draft, number=None), alias)
 
-    def _change(self, change: Callable[[Manifest], Manifest]) -> Manifest:
+    def _change(
+        self,
+        change: Callable[[Manifest], Manifest],
+        finish: Callable[[Manifest], None] | None = None,
+    ) -> Manifest:
         """Bring the registry into the state that follows from the present one."""
         before = self.read_manifest()
         after = change(before)
         if all(before.find(each.number) is not None for each in after.versions):
             self._update(before, after)
-            return after
-        with self._take_number() as number:
-            before = msgspec.structs.replace(self.read_manifest(), next_number=number)
-            after = change(before)
-            self._update(before, after)
+        else:
+            with self._take_number() as number:
+                before = msgspec.structs.replace(self.read_manifest(), next_number=number)
+                after = change(before)
+                self._update(before, after)
+        if finish is not None:
+            finish(after)
         return after
 
     @contextmanager

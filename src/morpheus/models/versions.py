@@ -413,6 +413,15 @@ def split_location(text: str) -> tuple[str, str]:
     return match["location"], match["which"]
 
 
+def _is_empty_file(folder: Store, name: str) -> bool:
+    """Return whether a folder on disk has a file without content."""
+    if not isinstance(folder, LocalStore):
+        return False
+    with suppress(OSError):
+        return (folder.path / name).stat().st_size == 0
+    return False
+
+
 def is_same_folder(one: Store, other: Store) -> bool:
     """Return whether two folders are the same, also if they were given in different ways."""
     if isinstance(one, LocalStore) and isinstance(other, LocalStore):
@@ -528,6 +537,15 @@ class VersionedStore:
                 opened.replaced.append(Replaced(None, version.number, before.number))
                 return opened
             raise
+
+    def open_intact(self, which: str | int = CHAMPION) -> ModelVersion:
+        """Open a version itself, never one before it.
+
+        Raises:
+            UsageError: There is no such version or alias.
+            ModelCorruptedError: It is damaged.
+        """
+        return self._open(self._resolve(self.read_manifest(), which))
 
     def load(self, user: str, which: str | int = CHAMPION) -> Fingerprint | None:
         """Load the fingerprint of a user in a version, or its global model; None without either.
@@ -651,11 +669,13 @@ class VersionedStore:
 
         Raises:
             UsageError: There is no such version, or a user has no fingerprint in it.
+            ModelCorruptedError: The version is damaged, or the fingerprint of one of these users.
         """
+        version = self.open_intact(source)
         if users is None:
-            return self.set_alias(CHAMPION, source)
-        version = self.open_version(source)
+            return self.set_alias(CHAMPION, version.number)
         placed = [self._find_user(version, user) for user in sorted(users)]
+        _check_contents(version, users)
         note = note or f"{format_count(len(users), 'user')} from version {version.number}"
         return self.publish_placed(NewVersion(placed, CHAMPION, note), CHAMPION)
 
@@ -733,13 +753,16 @@ class VersionedStore:
 
         Raises:
             UsageError: There is no version to return to.
+            ModelCorruptedError: It is damaged.
         """
         if users is not None:
             former = self.find_former_of(users)
             placed = [self._find_user(version, user) for user, version in former.items()]
+            for user, version in former.items():
+                _check_contents(version, [user])
             note = note or f"rollback of {format_count(len(users), 'user')}"
             return self.publish_placed(NewVersion(placed, CHAMPION, note), CHAMPION)
-        self.find_former()
+        self.open_intact(self.find_former().number)
 
         def restore(manifest: Manifest) -> Manifest:
             former = [each.number for each in self._former(manifest)]
@@ -793,8 +816,7 @@ class VersionedStore:
             return msgspec.structs.replace(manifest, versions=versions, former=former)
 
         before = self._list_files(self.read_manifest())
-        after = self._change(drop)
-        self._remove_files(before, after)
+        self._change(drop, lambda after: self._remove_files(before, after))
         return removed
 
     def find_users(self) -> Mapping[str, ModelCard]:
@@ -830,8 +852,7 @@ class VersionedStore:
             ]
             return msgspec.structs.replace(manifest, versions=tuple(versions))
 
-        after = self._change(rewrite)
-        self._remove_files(before, after)
+        after = self._change(rewrite, lambda after: self._remove_files(before, after))
         needed = self._list_files(after)
         names = [msgspec.json.encode(user) for user in users]
         for folder in (INDEX_DIR, PACK_DIR, MODEL_DIR):  # files of runs that failed
@@ -858,7 +879,7 @@ class VersionedStore:
         target = VersionedStore.open(location, self.key)
         if target.versions():
             raise UsageError(f"{target.folder}: has versions already. Give a new folder.")
-        version = self.open_version(which)
+        version = self.open_intact(which)
         origin = self.read_manifest().find(version.number)
         users = [*version.cards, *([] if version.global_card is None else [""])]
         copied = target.write_contents(version.read_contents(users))
@@ -881,11 +902,19 @@ class VersionedStore:
 
     def _read_manifest(self) -> tuple[bytes, str | None]:
         try:
-            return self.folder.get_with_etag(MANIFEST_FILE)
+            content, etag = self.folder.get_with_etag(MANIFEST_FILE)
+        except NotADirectoryError as error:
+            raise UsageError(
+                f"`{self.folder}` is a file, not a model store. Give a folder, or the name of a "
+                "new one."
+            ) from error
         except OSError as error:
             raise ModelCorruptedError(
                 f"{self._path}: cannot be read ({error.strerror}). Restore it from a copy."
             ) from error
+        if not content and (etag is not None or _is_empty_file(self.folder, MANIFEST_FILE)):
+            raise ModelCorruptedError(f"{self._path}: is empty. Restore it from a copy.")
+        return content, etag
 
     def _parse(self, content: bytes) -> Manifest:
         if not content:
@@ -929,26 +958,50 @@ class VersionedStore:
         )
         return Manifest(2, (version,), {CHAMPION: 1})
 
-    def _change(self, change: Callable[[Manifest], Manifest]) -> Manifest:
-        """Replace the manifest by the one that follows from it, and return that."""
+    def _change(
+        self,
+        change: Callable[[Manifest], Manifest],
+        finish: Callable[[Manifest], None] | None = None,
+    ) -> Manifest:
+        """Replace the manifest by the one that follows from it, and return that.
+
+        Args:
+            change: Returns the manifest that follows.
+            finish: Is called with it before another process can change a store on disk.
+        """
         with self.folder.exclusive(MANIFEST_FILE):
             for _ in range(MAX_CAS_RETRIES):
                 content, etag = self._read_manifest()
                 before = self._parse(content)
                 adopts = not content and bool(before.versions)
+                if not content and not adopts and (lost := self._find_lost_manifest()):
+                    logger.warning("%s The store begins again with version 1.", lost)
                 after = change(before)
                 if adopts:
                     after = self._adopt(after)
-                if after == before and content:
-                    return after
-                if self.folder.put_if_match(MANIFEST_FILE, self._dump(after), etag):
+                is_same = after == before and bool(content)
+                if is_same or self.folder.put_if_match(MANIFEST_FILE, self._dump(after), etag):
                     if adopts:
                         self.folder.remove([INDEX_FILE])
-                    self._remove_dead_indexes(after)
+                    if not is_same:
+                        self._remove_dead_indexes(after)
+                    if finish is not None:
+                        finish(after)
                     return after
         raise TransientError(
             f"{self._path}: other runs keep writing it. Run again, or give this run a folder of "
             "its own."
+        )
+
+    def _find_lost_manifest(self) -> str:
+        """Return what is wrong with a folder on disk without a manifest; empty for nothing."""
+        if not isinstance(self.folder, LocalStore):
+            return ""
+        if any(next(self.folder.list_files(each), None) is None for each in (INDEX_DIR, PACK_DIR)):
+            return ""
+        return (
+            f"{self._path}: is missing, but there are files of versions beside it. Restore it from "
+            "a copy. If the first run was killed before it published a version, run it again."
         )
 
     def _remove_dead_indexes(self, manifest: Manifest) -> None:
@@ -982,6 +1035,8 @@ class VersionedStore:
         if found is not None:
             return found
         if not manifest.versions:
+            if lost := self._find_lost_manifest():
+                raise ModelCorruptedError(lost)
             raise UsageError(
                 f"{self.folder}: has no versions. Publish one with `train-ae --train_data_glob=... "
                 f"--models_output_filename={self.folder}`."
@@ -1189,8 +1244,25 @@ class VersionedStore:
             new.name_as(f"{whole.hexdigest()}.pack")
         return [Placed(card, whole.hexdigest(), start) for card, start in parts]
 
+    def _check_files(self, placed: Iterable[Placed]) -> None:
+        """Check that packs on disk are still there, before a version gets them.
+
+        Raises:
+            TransientError: Another process has removed one.
+        """
+        if not isinstance(self.folder, LocalStore):
+            return
+        for pack in sorted({each.pack for each in placed if each.pack}):
+            path = self.folder.path / PACK_DIR / f"{pack}.pack"
+            if not path.exists():
+                raise TransientError(
+                    f"{path}: was removed while a version with its fingerprints was being made, "
+                    "for example by `morpheus models prune`. Run again."
+                )
+
     def _add_version(self, manifest: Manifest, draft: NewVersion) -> StoredVersion:
         """Write the index of a new version, and return it."""
+        self._check_files(draft.placed)
         number = draft.number or manifest.next_number
         parent = None
         if draft.base is not None and manifest.versions:
@@ -1372,6 +1444,12 @@ def _by_user(version: ModelVersion, users: Iterable[str]) -> Iterator[tuple[str,
         placed = version.find_placed(user)
         if placed is not None:
             yield user, placed
+
+
+def _check_contents(version: ModelVersion, users: Iterable[str]) -> None:
+    """Read the fingerprints of users, which raises `ModelCorruptedError` if one is damaged."""
+    for _ in version.read_contents(users):
+        pass
 
 
 def _move(placed: Placed, to: Placed | None) -> Placed:
