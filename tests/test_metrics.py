@@ -346,6 +346,17 @@ def test_a_port_in_use_is_a_wrong_option():
         MetricsServer(RunWatch(), "192.0.2.1", 0, 60.0)  # an address for documentation
 
 
+def test_a_process_that_starts_again_listens_on_the_port_that_was_read_from():
+    with serve_metrics(RunWatch(), "127.0.0.1", 0, 60.0) as server:
+        port = server.server_port
+        client = socket.create_connection(("127.0.0.1", port))
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+        while client.recv(1000):  # the server has closed it first, so the port waits for a minute
+            pass
+        client.close()
+    MetricsServer(RunWatch(), "127.0.0.1", port, 60.0).server_close()
+
+
 def test_options_of_the_server_need_a_port(tmp_path):
     code, text = run_command(tmp_path, "--metrics_host=0.0.0.0")
     assert code == 2

@@ -328,6 +328,8 @@ class MetricsServer(ThreadingHTTPServer):
 
     def server_bind(self) -> None:
         """Bind the socket, without the name look-up of `http.server`, which can take seconds."""
+        # Connections to the process before this one keep the port in use for a minute.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
