@@ -790,6 +790,26 @@ def test_partitions_that_move_and_a_killed_process_do_not_change_the_rows(
     assert found == expected
 
 
+def test_a_run_that_was_rejected_leaves_nothing_that_stops_the_corrected_command(
+    broker, topic, models, tmp_path
+):
+    words = """
+--log_level=INFO run --num_threads=1 pipeline-ae --state={state} --columns_file={columns}
+--userid_column_name=userIdentityuserName from-kafka --bootstrap_servers={broker}
+--input_topic={topic} --group_id={topic} --log_format=cloudtrail --until_end
+train-ae --pretrained_filename={models} preprocess inf-pytorch add-scores serialize
+to-file --filename={output}
+"""
+    send_users(broker, topic, range(3))
+    places = {"state": tmp_path / "state.db", "columns": models / "columns.txt", "broker": broker}
+    places |= {"models": models / "models", "output": tmp_path / "out.csv"}
+    for name, code in ((f"{topic}-wrong", 2), (topic, 0)):
+        command = shlex.split(words.format(topic=name, **places))
+        done = subprocess.run([sys.executable, "-m", "morpheus", *command], check=False)
+        assert done.returncode == code
+    assert pl.read_csv(tmp_path / "out.csv").height == 3 * len(USERS)
+
+
 def load_states(path):
     with closing(sqlite3.connect(path)) as database:
         return database.execute("SELECT stage, user, data FROM states ORDER BY 2, 1").fetchall()
@@ -822,6 +842,9 @@ def test_rows_do_not_wait_for_the_states_and_a_killed_process_repeats_none_in_an
             assert count_journal(state)
     stop(process, state)
     assert not count_journal(state)
+    summary = state.with_suffix(".log").read_text()  # events of the journal were counted before
+    assert re.search(r"Input +160 events\n", summary), summary
+    assert re.search(r"Written +160 events", summary), summary
     events = {(row["userIdentityuserName"], row["eventName"]) for row in found.values()}
     assert len(found) == len(events) == 120 * len(USERS)
     if is_sorted:

@@ -937,6 +937,14 @@ class _MessageReader:
         self.metrics.input.add(stats)
         return partitions
 
+    def read_again(self, batch: Sequence[Received]) -> Iterator[MicroBatch]:
+        """Yield messages of the journal. They were counted, and their dead letters sent, before."""
+        total, self.metrics.input = self.metrics.input, ReadStats()
+        try:
+            yield MicroBatch(replace(self, dead_letters=None).read(batch), is_replay=True)
+        finally:
+            self.metrics.input = total
+
     def _refuse(self, stats: ReadStats, received: Received, reason: str) -> None:
         """Count a message that is not JSON, or fail."""
         if not self.run.ingest.skip_bad_records:
@@ -1263,9 +1271,8 @@ class FromKafka(Source):
                     dead_letters,
                     self.changelog_topic is not None,
                 )
-                again = replace(reader, dead_letters=None)  # these have been sent
                 for data in self.journal:
-                    yield MicroBatch(again.read(decode_journal(data)), is_replay=True)
+                    yield from reader.read_again(decode_journal(data))
                 consumer.subscribe()
                 for batch in consumer.receive():
                     if consumer.revoked:
