@@ -397,7 +397,7 @@ def start(case: Case, place: Path) -> subprocess.Popen[bytes]:
         *("--batch_timeout=0.1", "train-ae", f"--pretrained_filename={case.folder}/models"),
         *("preprocess", "inf-pytorch", "add-scores", "--label=ae_anomaly_score", "--label=risk"),
         *("timeseries", "--resolution=10m", "--causal", "--zscore_threshold=2.0", "explain"),
-        *("serialize", "to-file", f"--filename={place}/out.csv", "--overwrite"),
+        *("serialize", "to-file", f"--filename={place}/out.csv"),
     ]
     main = "from morpheus.cli.main import main; main()"
     with (place / "log.txt").open("ab") as log:
@@ -432,6 +432,27 @@ def test_a_command_that_is_killed_again_and_again_writes_each_row_once(
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 130, (tmp_path / "log.txt").read_text()
     check(case, tmp_path / "out.csv")
+
+
+@pytest.mark.parametrize("has_rows", [False, True])
+def test_a_run_that_is_killed_soon_after_its_first_start_goes_on_with_its_own_file(
+    case: Case, tmp_path: Path, inputs: Iterator[Path], *, has_rows: bool
+) -> None:
+    out, (*first, last) = tmp_path / "out.csv", inputs
+    for path in first:
+        shutil.copy(path, tmp_path / "in" / path.name)
+    process, end = start(case, tmp_path), time.monotonic() + 60
+    while not out.exists() or (has_rows and not out.stat().st_size):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    process = start(case, tmp_path)
+    shutil.copy(last, tmp_path / "in" / last.name)
+    wait_for_rows(out, case.expected.height)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 130, (tmp_path / "log.txt").read_text()
+    check(case, out)
 
 
 def wait_for_rows(path: Path, rows: int) -> None:

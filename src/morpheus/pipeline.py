@@ -436,7 +436,7 @@ class Pipeline:
         source = self._read_micro_batches(plan.source.replay(journal), plan, metrics, offsets)
         resources.callback(_close, source)
         shutdown = GracefulShutdown(source)
-        _start_workers(workers, resources)
+        _start_workers(workers, durable, resources)
         micro_batches = iter(shutdown)
         resources.callback(_close, micro_batches)
         # The source draws the population sample before it returns the first micro-batch.
@@ -741,10 +741,17 @@ def _check_users(options: PipelineOptions) -> None:
         )
 
 
-def _start_workers(workers: Sequence[SinkWorker], resources: ExitStack) -> None:
+def _start_workers(
+    workers: Sequence[SinkWorker], store: SqliteStateStore | None, resources: ExitStack
+) -> None:
+    """Start the sinks, and save that they were opened."""
     for worker in workers:
         resources.callback(worker.abandon)  # if reading fails, too
         worker.start()
+        progress = worker.take_progress()
+        if store is not None and progress is not None:
+            store.save_sink(worker.key, worker.place, progress)
+            store.commit()
 
 
 def _find_position(store: SqliteStateStore | None) -> tuple[dict[str, bytes], list[bytes]]:

@@ -457,7 +457,7 @@ class StageContext:
         cache: Values that stages compute once for all users of a process, by name of the stage.
         resources: Closes what a sink has opened, also after an error.
         position: Where a sink goes on, on an endless run with --state: what `Sink.sync` has
-            returned, put together; empty for the first time. None on other runs.
+            returned, put together; empty until it was opened once. None on other runs.
     """
 
     user: str | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from io import BytesIO
@@ -34,6 +34,8 @@ _ABANDON_SECONDS = 2.0
 """Seconds that a sink has to stop after an error of the run."""
 _IDLE_SECONDS = 0.5
 """Seconds after which a sink that holds rows back is asked again."""
+_OPENED = "opened"
+"""Part of the position of a sink that was opened: what it finds at its place is its own."""
 _KINDS: dict[str, type[Batch]] = {"Scored": Scored, "OutputRows": OutputRows}
 
 
@@ -350,6 +352,21 @@ class SinkWorker:
         except BaseException:
             self._resources.close()
             raise
+        if _OPENED not in self.progress.position:
+            self._note_progress(self.progress.delivered, {_OPENED: b"1"})
+
+    def _note_progress(self, delivered: int, changes: Mapping[str, bytes]) -> None:
+        """Keep how far the sink has come, and what has changed of its position."""
+        position = self.progress.position
+        for name, data in changes.items():
+            if data:
+                position[name] = data
+            else:
+                position.pop(name, None)
+        with self._lock:
+            self.progress.delivered = self.stats.delivered = delivered
+            known = self._unsaved or SinkProgress()
+            self._unsaved = SinkProgress(delivered, known.position | dict(changes))
 
     def _run(self) -> None:
         delay = _FIRST_DELAY
@@ -400,18 +417,8 @@ class SinkWorker:
     def _sync(self) -> None:
         changes = self.sink.sync(self._state)
         self.stats.last_error = ""
-        if changes is None:
-            return
-        position = self.progress.position
-        for name, data in changes.items():
-            if data:
-                position[name] = data
-            else:
-                position.pop(name, None)
-        with self._lock:
-            self.progress.delivered = self.stats.delivered = self._read
-            known = self._unsaved or SinkProgress()
-            self._unsaved = SinkProgress(self._read, known.position | dict(changes))
+        if changes is not None:
+            self._note_progress(self._read, changes)
 
     def _fail(self, error: Exception, delay: float) -> None:
         """Close a sink that has failed, and say so."""

@@ -31,6 +31,7 @@ from morpheus.sinks.to_file import (
     AppendedOutput,
     list_outputs,
     validate_durable_output,
+    validate_first_start,
     validate_output,
 )
 from morpheus.storage.atomic import (
@@ -126,7 +127,7 @@ def open_alert_lines(
     if context.position is None or not isinstance(place, Path):
         return context.resources.enter_context(open_json_lines(filename, compression))
     if not context.position:
-        validate_alert_path(sink.name, filename, overwrite=replaces)
+        validate_first_start(place, overwrite=replaces, stage_name=sink.name)
     output = AppendedOutput(place, context.position, compression)
     context.resources.callback(output.close)
     return output

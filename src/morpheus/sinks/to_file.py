@@ -304,6 +304,24 @@ def validate_durable_output(stage_name: str, filename: str, kind: str) -> None:
         )
 
 
+def validate_first_start(place: Path, *, overwrite: bool, stage_name: str) -> None:
+    """Reject a file of others when an endless run with --state opens it for the first time.
+
+    That a file is wrong only if it is not continued, `Stage.validate` cannot know. An empty one can
+    be of a run that was killed before it had saved that the file is its own.
+
+    Args:
+        place: The file.
+        overwrite: It may be replaced.
+        stage_name: Name of the sink, for messages.
+
+    Raises:
+        UsageError: There is a file with something in it.
+    """
+    is_empty = place.is_file() and not place.stat().st_size
+    validate_output(str(place), overwrite=overwrite or is_empty, stage_name=stage_name)
+
+
 class AppendedOutput:
     """A file of an endless run. Each part of the rows is on disk before the next one is taken.
 
@@ -460,8 +478,7 @@ class ToFile(Sink):
     def _open_durable(self, place: Path, context: StageContext) -> _DurableFile:
         position = context.position or {}
         if not position:
-            # An existing file is wrong only if it is not continued, which `validate` cannot know.
-            validate_output(str(place), overwrite=self.overwrite, stage_name=self.name)
+            validate_first_start(place, overwrite=self.overwrite, stage_name=self.name)
         kind, compression = self._detect_format()
         output = AppendedOutput(place, position, compression)
         context.resources.callback(output.close)
