@@ -225,6 +225,38 @@ def test_a_message_that_cannot_be_read_goes_to_the_dead_letter_topic_with_the_re
         assert reason in headers["morpheus.reason"].decode()
 
 
+def test_a_message_too_large_for_the_dead_letter_topic_goes_there_without_its_value(broker, topic):
+    letters = f"{topic}-letters"
+    create(broker, letters, partitions=1)
+    large = b'{"eventName": "' + b"x" * 5000
+    send(broker, topic, [line(1), large, b"{", line(2)])
+    limit = ("message.max.bytes=4000",)
+    stage = make(broker, topic, dead_letter_topic=letters, kafka_option=limit)
+    reading = Collector(stage).finish()
+    assert reading.names == names(1, 2)
+    assert reading.metrics.input.dead_letters == 2
+    found = {
+        dict(each.headers())["morpheus.offset"]: each for each in read_messages(broker, letters)
+    }
+    assert found[b"2"].value() == b"{"
+    assert (found[b"1"].key(), found[b"1"].value()) == (b"ann", None)
+    reason = dict(found[b"1"].headers())["morpheus.reason"].decode()
+    assert "the message is not JSON" in reason
+    assert "the value has 5,015 bytes, too many" in reason
+
+
+def test_a_message_that_the_dead_letter_topic_does_not_take_is_not_passed_over(broker, topic):
+    letters = f"{topic}-letters"
+    create(broker, letters, partitions=1)
+    send(broker, topic, [line(1)])
+    limit = ("message.max.bytes=1000",)
+    reading = Collector(make(broker, topic, dead_letter_topic=letters, kafka_option=limit))
+    send(broker, topic, [b"{"], headers=[("trace", b"t" * 2000)])
+    with pytest.raises(TransientError, match=f"`{letters}` did not take .*, offset 1: .*too large"):
+        reading.finish()
+    assert reading.offsets.get(f"{topic}/0", b"0") in {b"0", b"1"}
+
+
 def test_events_that_are_processed_again_send_no_dead_letter_again(broker, topic):
     letters = f"{topic}-letters"
     create(broker, letters, partitions=1)
@@ -235,7 +267,7 @@ def test_events_that_are_processed_again_send_no_dead_letter_again(broker, topic
     journal = [encode_journal(batch) for batch in first.receive() if batch]
     first.close()
     reading = Collector(replace(stage, auto_offset_reset="latest").replay(journal)).finish()
-    assert (reading.names, reading.metrics.input.refused) == (names(1), 1)
+    assert (reading.names, reading.metrics.input.refused) == (names(1), 0)  # it was counted before
     assert read_messages(broker, letters) == []
 
 

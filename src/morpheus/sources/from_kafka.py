@@ -793,8 +793,12 @@ class DeadLetters:
         from confluent_kafka import KafkaException, Producer  # noqa: PLC0415 - an extra
 
         self._topic = topic
-        self._failed: list[tuple[Received, str]] = []
+        self._too_large: list[tuple[Received, str]] = []
+        self._failure: tuple[Received, KafkaError] | None = None
         settings = {
+            # The brokers decide which size is too large, and for each message by itself.
+            "message.max.bytes": 1_000_000_000,
+            "batch.num.messages": 1,
             **source.make_client_settings(),
             "enable.idempotence": True,
             "message.timeout.ms": 0,  # it is tried until a broker takes it
@@ -806,6 +810,11 @@ class DeadLetters:
 
     def send(self, received: Received, reason: str) -> None:
         """Send a message, with its key and headers, and why it cannot be read."""
+        self._produce(received, reason, received.message.value())
+
+    def _produce(self, received: Received, reason: str, value: bytes | None) -> None:
+        from confluent_kafka import KafkaException  # noqa: PLC0415 - an extra
+
         message = received.message
         headers = [
             *(message.headers() or ()),
@@ -816,29 +825,52 @@ class DeadLetters:
         ]
 
         def on_delivery(error: KafkaError | None, _message: object) -> None:
-            if error is not None:
-                logger.error(
-                    "from-kafka: `%s` did not take the message of %s: %s",
-                    *(self._topic, received, error.str()),
-                )
+            if error is None:
+                return
+            if error.code() == error.MSG_SIZE_TOO_LARGE and value:
+                self._too_large.append((received, reason))
+            else:
+                self._failure = received, error
 
         while True:
             try:
                 self._producer.produce(
-                    self._topic,
-                    message.value(),
-                    key=message.key(),
-                    headers=headers,
-                    on_delivery=on_delivery,
+                    self._topic, value, key=message.key(), headers=headers, on_delivery=on_delivery
                 )
             except BufferError:
                 self._producer.poll(_SLICE)
+            except KafkaException as error:
+                on_delivery(error.args[0], None)
+                return
             else:
                 return
 
     def is_done(self) -> bool:
-        """Wait a moment; return whether the brokers have all messages."""
-        return not self._producer.flush(_SLICE)
+        """Wait a moment; return whether the brokers have all messages.
+
+        Raises:
+            UsageError: The brokers deny access to the topic.
+            TransientError: They do not take a message for another reason.
+        """
+        left = self._producer.flush(_SLICE)
+        too_large, self._too_large = self._too_large, []
+        for received, reason in too_large:
+            size = format_count(len(received.message.value() or b""), "byte")
+            self._produce(
+                received, f"{reason}; the value has {size}, too many for `{self._topic}`", None
+            )
+        if self._failure is not None:
+            raise self._explain(*self._failure)
+        return not left and not too_large
+
+    def _explain(self, received: Received, error: KafkaError) -> MorpheusError:
+        denied = error.code() in _access_codes()
+        fix = "Allow `Write` on it" if denied else "Check the topic"
+        return (UsageError if denied else TransientError)(
+            f"--dead_letter_topic: `{self._topic}` did not take the message of {received}: "
+            f"{error.str().rstrip('.')}. {fix}, and start the run again. It reads the message "
+            "again."
+        )
 
 
 _PLACE = re.compile(r"(.*\.jsonl):(\d+)(: )?", re.DOTALL)
