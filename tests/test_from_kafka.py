@@ -65,6 +65,13 @@ def create(broker, *names, partitions=2):
         made.result(10)
 
 
+def grow(broker, name, partitions):
+    from confluent_kafka.admin import AdminClient, NewPartitions  # noqa: PLC0415 - an extra
+
+    admin = AdminClient({"bootstrap.servers": broker})
+    admin.create_partitions([NewPartitions(name, partitions)])[name].result(10)
+
+
 def delete(broker, name):
     from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - an extra
 
@@ -696,6 +703,17 @@ def test_a_changelog_of_another_pipeline_or_with_too_few_partitions_is_rejected(
         make_changelog(broker, f"{topic}-states", "others").open("trail/0", 0)
     with pytest.raises(UsageError, match="has 1 partitions, and the input has 4"):
         one.create(4)
+
+
+def test_an_input_that_gets_more_partitions_than_the_changelog_ends_the_run(broker, topic):
+    send(broker, topic, [line(1)])
+    refresh = ("topic.metadata.refresh.interval.ms=500",)
+    stage = make(broker, topic, until_end=False, kafka_option=refresh)
+    steps = iter(Collector(replace(stage, changelog_topic=f"{topic}-states")))
+    next(steps)
+    grow(broker, topic, partitions=3)
+    with pytest.raises(UsageError, match="-states` has 2 partitions, and the input has 3"):
+        list(islice(steps, 60))  # a second each
 
 
 PIPELINE = shlex.split("""

@@ -119,6 +119,7 @@ class KafkaChangelog:
         self.topic, self._settings, self._owner = topic, settings, owner
         self._config, self._log = config, log
         self._producers: dict[str, tuple[Producer, int]] = {}
+        self._partitions: int | None = None
 
     def create(self, partitions: int) -> None:
         """Create the topic, unless it exists.
@@ -131,13 +132,9 @@ class KafkaChangelog:
 
         admin = AdminClient(dict(self._settings), logger=self._log)
         found = admin.list_topics(timeout=_SECONDS).topics.get(self.topic)
+        self._partitions = partitions if found is None else len(found.partitions)
         if found is not None:
-            if len(found.partitions) < partitions:
-                raise UsageError(
-                    f"--changelog_topic: `{self.topic}` has {len(found.partitions)} partitions, "
-                    f"and the input has {partitions}. Give a topic with as many, or one that does "
-                    "not exist."
-                )
+            self._check_partitions(partitions)
             return
         config = {"cleanup.policy": "compact", "max.message.bytes": str(_MAX_STATE_BYTES)}
         new = NewTopic(self.topic, partitions, config=config)
@@ -149,6 +146,14 @@ class KafkaChangelog:
                 f"Create it with {partitions} partitions and `cleanup.policy=compact`."
             ) from error
 
+    def _check_partitions(self, wanted: int) -> None:
+        """Reject more partitions of the input than the topic has."""
+        if self._partitions is not None and self._partitions < wanted:
+            raise UsageError(
+                f"--changelog_topic: `{self.topic}` has {self._partitions} partitions, and the "
+                f"input has {wanted}. Give a topic with as many, or one that does not exist."
+            )
+
     def open(self, place: str, partition: int) -> tuple[dict[StateKey, bytes], int | None]:
         """Take over a partition: end the transactions of its last owner, and read its states.
 
@@ -156,11 +161,12 @@ class KafkaChangelog:
             The states, and the offset of the input that belongs to them; None for an empty topic.
 
         Raises:
-            UsageError: The states are of another pipeline.
+            UsageError: The states are of another pipeline, or the input has got more partitions.
             TransientError: No broker answers.
         """
         from confluent_kafka import KafkaException, Producer  # noqa: PLC0415 - an extra
 
+        self._check_partitions(partition + 1)
         settings = {
             **self._settings,
             "transactional.id": f"{self._owner}-{self.topic}-{partition}",
