@@ -9,6 +9,7 @@ import sys
 from itertools import product
 from pathlib import Path
 
+import boto3
 import polars as pl
 import pytest
 
@@ -234,6 +235,20 @@ def test_missing_bucket_is_reported(lake: Lake) -> None:
             FileDiscovery(pattern).require()
     with pytest.raises(UsageError, match=r"`s3:///x` names no bucket. Give `s3://BUCKET/FOLDER/`"):
         FileDiscovery("s3:///x").require()
+
+
+def test_a_bucket_with_a_name_that_cannot_be_requested_is_reported() -> None:
+    with pytest.raises(UsageError, match=r"`s3://my logs/x`: no bucket has ' ' in its name"):
+        FileDiscovery("s3://my logs/x").require()
+
+
+def test_a_key_that_cannot_be_requested_is_reported_as_such(lake: Lake) -> None:
+    s3 = boto3.client("s3", endpoint_url=lake.address)
+    s3.put_object(Bucket="lake", Key="may//a.json", Body=b"{}")
+    with pytest.raises(UsageError, match=r"the key of an object cannot be read .*may//a\.json"):
+        FileDiscovery("s3://lake/may/").require()
+    with pytest.raises(RecordError, match=r"s3://lake/may//a\.json: a key with an empty part"):
+        FileDiscovery("s3://lake/may//a.json").require()
 
 
 def test_no_match_reports_what_the_bucket_contains(lake: Lake) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from moto.core.authorization import enable_iam_authentication
 
 from lakes import Lake
@@ -106,6 +109,13 @@ def test_a_message_that_announces_no_new_object_is_counted(body: object, kind: s
     assert notice.others == {kind: 1}
 
 
+def with_size(size: object) -> str:
+    """A message of S3 with a size of another kind."""
+    [record] = S3_EVENT["Records"]
+    about = record["s3"] | {"object": {"key": "a/b.json.gz", "size": size}}
+    return json.dumps({"Records": [record | {"s3": about}]})
+
+
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
@@ -120,6 +130,9 @@ def test_a_message_that_announces_no_new_object_is_counted(body: object, kind: s
         ('{"s3ObjectKey": ["a"]}', "it lacks a field"),
         ('{"s3Bucket": 1, "s3ObjectKey": [2]}', "a bucket or a key in it is no text"),
         ('{"Records": 1}', "it lacks a field"),
+        (with_size("seven"), "a size in it is no number"),
+        (with_size(float("inf")).replace("Infinity", "1e999"), "it is not JSON"),
+        ("[" * 100_000, "it is not JSON"),
         ('{"source": "aws.s3", "detail-type": "Object Created", "detail": []}', "it lacks a field"),
     ],
 )
@@ -340,6 +353,37 @@ def test_a_message_of_an_unknown_kind_is_put_into_quarantine_at_once(
     assert run.read_until(lambda: run.kinds == {"quarantined message": 1}) == []
     assert "not JSON" in Path(run.options["sqs_quarantine"]).read_text()
     assert queue.messages == []
+
+
+@pytest.mark.parametrize("key", [f"{DAY}//a.json.gz", f"{DAY}/\n.json.gz"])
+def test_a_key_that_cannot_be_requested_ends_no_run(
+    lake: Lake, queue: LogQueue, run: Run, key: str
+) -> None:
+    queue.send({"s3Bucket": "lake", "s3ObjectKey": [key]})
+    lake.put(f"{DAY}/good.json.gz", events(1))
+    done = lambda: run.kinds == {"quarantined message": 1} and run.numbers == [1]  # noqa: E731 - the condition
+    run.read_until(done, sqs_max_receives=1, batch_timeout=0.5)
+    assert "Copy the object to another key" in Path(run.options["sqs_quarantine"]).read_text()
+    assert queue.messages == []
+
+
+_NAMES = ["Records", "s3", "object", "bucket", "key", "size", "eTag", "name", "s3Bucket", "Type"]
+_NAMES += ["s3ObjectKey", "source", "detail", "detail-type", "Message", "eventName", "etag"]
+_TEXTS = ["aws.s3", "Object Created", "ObjectCreated:Put", "2.1", "Notification", "aws:s3", "a%"]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(_TEXTS),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(_NAMES) | st.text(), inner),
+)
+
+
+@given(JSON, st.sampled_from(["size", "key", "eTag"]))
+@settings(max_examples=200, deadline=None)
+def test_any_other_message_is_of_no_known_shape(content: Any, name: str) -> None:
+    [record] = S3_EVENT["Records"]
+    about = record["s3"] | {"object": {"key": "a/b.json.gz", name: content}}
+    for body in (content, {"Records": [record | {"s3": about}]}, {"Records": content}):
+        with suppress(UnknownMessageError):
+            parse_message(json.dumps(body))
 
 
 def test_the_dead_letter_queue_of_the_queue_is_used_if_there_is_one(

@@ -267,9 +267,12 @@ class ObjectStream:
         stats, other = self.metrics.input, group.other_keys.get(path.key)
         try:
             found = job.result()
-        except FileNotFoundError:
+        except (FileNotFoundError, RecordError) as error:
             if other is not None and path.with_key(other) not in group.paths:
                 missing.append(path.with_key(other))
+                return
+            if isinstance(error, RecordError):
+                result.unreadable[path] = str(error)
                 return
             result.deleted.add(path)
             leave_out(stats, "deleted object")

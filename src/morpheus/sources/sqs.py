@@ -81,12 +81,12 @@ def parse_message(body: str) -> Notice:
     for _ in range(_MAX_WRAPPERS):
         try:
             content = msgspec.json.decode(body)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise UnknownMessageError(f"it is not JSON ({error})") from error
         if not isinstance(content, dict):
             raise UnknownMessageError("it is no JSON object")
         kind, inner = content.get("Type"), content.get("Message")
-        if kind in {"SubscriptionConfirmation", "UnsubscribeConfirmation"}:
+        if kind in ("SubscriptionConfirmation", "UnsubscribeConfirmation"):
             return Notice(others=Counter({"subscription message": 1}))
         if kind != "Notification" or not isinstance(inner, str):
             return _parse_content(content)
@@ -111,6 +111,8 @@ def _parse_content(content: Mapping[str, Any]) -> Notice:
             return _parse_event_bridge(content)
     except (KeyError, TypeError, AttributeError) as error:
         raise UnknownMessageError(f"it lacks a field ({error})") from error
+    except (ValueError, OverflowError) as error:
+        raise UnknownMessageError(f"a size in it is no number ({error})") from error
     names = ", ".join(sorted(content)[:8])
     raise UnknownMessageError(f"it has the fields {names or 'of an empty object'}")
 

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, Self
 from urllib.parse import unquote
 
-from morpheus.errors import MorpheusError, TransientError, UsageError
+from morpheus.errors import MorpheusError, RecordError, TransientError, UsageError
 
 if TYPE_CHECKING:
     from obstore.store import AzureStore, GCSStore, S3Store
@@ -95,6 +95,8 @@ PROVIDERS = {
 _ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "azure": "az"}
 """Other spellings of the schemes, as Hadoop and other libraries use them."""
 _URL_PATTERN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+_NOT_IN_BUCKETS = re.compile(r"[\s<>`\x00-\x1f\x7f]")
+"""Characters with which a request cannot be written."""
 _CUT_URL_PATTERN = re.compile(rf"(file|{'|'.join([*PROVIDERS, *_ALIASES])}):", re.IGNORECASE)
 STDOUT = "-"
 """File name that stands for stdout."""
@@ -209,7 +211,7 @@ class ObjectPath:
         """Parse a URL such as `s3://bucket/key`.
 
         Raises:
-            UsageError: It names no bucket.
+            UsageError: It names no bucket, or one that cannot exist.
 
         >>> ObjectPath.parse("s3://logs/AWSLogs/").key
         'AWSLogs/'
@@ -221,6 +223,11 @@ class ObjectPath:
             word = provider.container
             raise UsageError(
                 f"`{address}` names no {word}. Give `{scheme}://{word.upper()}/FOLDER/`."
+            )
+        if wrong := _NOT_IN_BUCKETS.search(bucket):
+            raise UsageError(
+                f"`{address}`: no {provider.container} has {wrong[0]!a} in its name. "
+                f"{provider.access_hint}"
             )
         return cls(bucket, key, scheme=scheme)
 
@@ -329,7 +336,9 @@ def translate_errors(path: ObjectPath, permission: str) -> Iterator[None]:
     Raises:
         FileNotFoundError: There is no such object.
         NotSupportedError: The server does not support the request.
-        UsageError: The extra is not installed, the bucket does not exist, or access is denied.
+        UsageError: The extra is not installed, the bucket does not exist, access is denied, or a
+            key is of a kind that cannot be requested.
+        RecordError: The key of the object to read is of such a kind.
         TransientError: The object store does not answer.
     """
     try:
@@ -352,6 +361,19 @@ def translate_errors(path: ObjectPath, permission: str) -> Iterator[None]:
         if translated is None:
             raise FileNotFoundError(2, "no such object", str(path)) from error
         raise translated from error
+    except ValueError as error:
+        if _INVALID_KEY not in str(error):
+            raise
+        if permission == READ:
+            raise RecordError(_KEY_HINT, file=path, records=None) from error
+        raise UsageError(f"{path}: {_KEY_HINT}.") from error
+
+
+_INVALID_KEY, _INVALID_LISTED_KEY = "Could not parse path", "object with invalid path: "
+_KEY_HINT = (
+    "a key with an empty part (`//`), a part `.` or `..`, or a control character cannot be read. "
+    "Copy the object to another key"
+)
 
 
 def _to_morpheus_error(text: str, path: ObjectPath, permission: str) -> MorpheusError | None:
@@ -379,7 +401,12 @@ def _find_user_error(text: str, code: str, path: ObjectPath, permission: str) ->
     denied = code in _DENIED_CODES or re.search(
         r"status code: 40[13]|PermissionDenied|Unauth", text
     )
+    invalid = text.partition(_INVALID_LISTED_KEY)[2].partition("\n")[0]
     reasons: list[tuple[object, str]] = [
+        (
+            invalid,
+            f"the key of an object cannot be read ({invalid}). Copy it, or give another folder.",
+        ),
         (
             code in _NO_BUCKET_CODES,
             f"there is no {provider.container} `{path.bucket}`. {provider.access_hint}",
