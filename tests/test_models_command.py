@@ -197,6 +197,18 @@ def test_rollback_shows_which_alerts_appear_and_which_vanish(tmp_path):
     failed(models("rollback", folder, "--input_glob=none/*.csv"), 2, "--input_glob", "none/*.csv")
 
 
+def test_a_comparison_of_no_events_is_an_error_and_changes_nothing(tmp_path):
+    folder, logs = tmp_path / "models", DATA / "training-data" / "*.csv"
+    words = ["run", "pipeline-ae", f"--userid_column_name={LESSON_USER}", "from-cloudtrail"]
+    words += [f"--input_glob={logs}", "train-ae", f"--models_output_filename={folder}"]
+    for seed in (1, 2):
+        assert CliRunner().invoke(morpheus, [*words, f"--seed={seed}"]).exit_code == 0
+    none = [f"--input_glob={logs}", "--start_time=2030-01-01"]
+    failed(models("rollback", folder, *none), 2, "no event of this period was scored")
+    failed(models("rollback", folder, "--start_time=2030-01-01"), 2, "--start_time: no logs")
+    assert VersionedStore.open(folder).resolve(CHAMPION) == 2
+
+
 def test_a_user_of_an_earlier_version_is_erased_too(store, two):
     opened = VersionedStore.open(store)
     opened.publish([named("joe", two[0])], base=None, alias=CHAMPION)

@@ -12,10 +12,17 @@ import msgspec
 import numpy as np
 import polars as pl
 import pytest
+from click.exceptions import Exit
 from click.testing import CliRunner
 
 from morpheus.cli.main import morpheus
-from morpheus.cli.retrain import RetrainOptions, retrain_models
+from morpheus.cli.retrain import (
+    RetrainOptions,
+    UserDecision,
+    _run_retrain,
+    _to_row,
+    retrain_models,
+)
 from morpheus.errors import UsageError
 from morpheus.models.daily_usage import UsageState
 from morpheus.models.drift import Selection, select_learnable
@@ -322,9 +329,9 @@ def test_a_frozen_user_stays_frozen_until_a_person_accepts(models, logs):
 
 
 def test_an_accepted_user_has_the_version_with_it_as_the_anchor(models, logs):
-    options = RetrainOptions(accept=(POISONED,), replay_users=0, num_threads=1, max_recall_loss=1.0)
+    options = RetrainOptions(accept=(POISONED,), replay_users=0, num_threads=1)
     first = retrain_models(models, [str(logs / "logs")], options)
-    assert first.promoted
+    assert first.promoted, "though days of Ann are usual for this user now"
     then = replace(options, accept=(), until="2026-03-27")
     second = retrain_models(models, [str(logs / "logs")], then)
     found = {each.user: each for each in second.users}
@@ -333,13 +340,30 @@ def test_an_accepted_user_has_the_version_with_it_as_the_anchor(models, logs):
     assert found["ann"].anchor == 1
 
 
-def test_a_candidate_that_finds_less_is_published_but_not_promoted(models, logs):
-    # Dan's fingerprint would be used to what Ann does.
-    done = retrain(models, logs, f"--accept={POISONED}", "--max_recall_loss=0")
+def test_a_candidate_that_finds_less_is_published_but_not_promoted(models, logs, capsys):
+    accept, loss = (POISONED,), -1.0  # twice as many would have to be found
+    options = RetrainOptions(accept=accept, max_recall_loss=loss, replay_users=0, num_threads=1)
+    with pytest.raises(Exit) as done:
+        _run_retrain(options, models, [str(logs / "logs")])
+    assert done.value.exit_code == 1
+    shown = capsys.readouterr().err
+    assert "version 1 stays the champion: recall of other users' days" in shown
     store = VersionedStore.open(models)
-    assert done.exit_code == 1, done.output
-    assert "version 1 stays the champion: recall of other users' days" in done.output
     assert (store.resolve(CHAMPION), store.resolve("candidate")) == (1, 2)
+
+
+def test_the_table_says_what_was_learned_and_shortens_names(models, logs):
+    lines = retrain(models, logs).stdout.splitlines()
+    [frozen] = [line.split() for line in lines if line.startswith(POISONED)]
+    assert frozen[1:3] == ["frozen", "0"]
+    assert int(frozen[3]) > 0
+    long = UserDecision("x" * 3000, "kept", "")
+    assert len(_to_row(long)[0]) < 100
+
+
+def test_a_retraining_starts_from_the_champion_and_takes_no_other_version(models, logs):
+    done = retrain(f"{models}@1", logs)
+    assert (done.exit_code, f"Give `{models}`" in done.output) == (2, True), done.output
 
 
 def test_a_user_is_frozen_also_if_the_candidate_is_rejected(models, logs):

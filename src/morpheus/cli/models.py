@@ -516,6 +516,7 @@ def _show_change(
         store: The store.
         targets: Versions that become the champion, each with its users; None for all users.
     """
+    _check_period(options)
     champion = store.resolve(CHAMPION)
     words = [
         f"version {number}" + ("" if users is None else f" for {format_count(len(users), 'user')}")
@@ -526,15 +527,21 @@ def _show_change(
         if options.json:
             _print_json({"champion": champion, "targets": targets})
         return
-    appear, vanish, same = list[_Alert](), list[_Alert](), 0
+    appear, vanish, same, scored = list[_Alert](), list[_Alert](), 0, 0
     with interruptible():
         for number, users in targets.items():
-            before, after = (
+            (before, events), (after, later) = (
                 _find_alerts(options, store, which, users) for which in (champion, number)
             )
+            scored += events + later
             appear += [after[key] for key in sorted(after.keys() - before.keys())]
             vanish += [before[key] for key in sorted(before.keys() - after.keys())]
             same += len(after.keys() & before.keys())
+    if not scored:
+        raise UsageError(
+            "--input_glob: no event of this period was scored, so there is nothing to compare. "
+            "Give other logs, --start_time, --duration or --user."
+        )
     if options.json:
         facts = {"champion": champion, "targets": targets, "same": same}
         _print_json({**facts, "appear": appear, "vanish": vanish})
@@ -550,6 +557,17 @@ def _show_change(
         print_table(("ALERT", "USER", "DAY", "SEVERITY", "EVENTS", "REASON"), rows)
 
 
+def _check_period(options: AliasOptions) -> None:
+    """Reject options of the comparison where nothing is compared."""
+    if options.input_glob is None:
+        for name in ("start_time", "duration", "source", "columns_file", "alerts_per_day"):
+            if getattr(options, name) is not None:
+                raise UsageError(
+                    f"--{name}: no logs are scored. Give logs of a period with --input_glob, to "
+                    "see which alerts appear and which vanish."
+                )
+
+
 def _alert_row(change: str, alert: _Alert) -> list[str]:
     severity = f"{alert.severity:.0f}"
     return [change, _name(alert.user), alert.day, severity, f"{alert.events:,}", alert.reason]
@@ -557,8 +575,8 @@ def _alert_row(change: str, alert: _Alert) -> list[str]:
 
 def _find_alerts(
     options: AliasOptions, store: VersionedStore, number: int, users: Collection[str] | None
-) -> dict[tuple[str, str], _Alert]:
-    """Score the period with a version, and return its alerts by user and day."""
+) -> tuple[dict[tuple[str, str], _Alert], int]:
+    """Score the period with a version; return its alerts by user and day, and how many events."""
     version = store.open_version(number)
     stages: list[Stage] = [
         _make_source(options, version.inputs),
@@ -574,8 +592,9 @@ def _find_alerts(
     ]
     pipeline_options = _make_options(options, version.inputs, users)
     with show_progress(stages) as on_step:
-        Pipeline(stages, pipeline_options).run(on_step=on_step)
-    return {(each.user, each.day): each for each in _join_alerts(sink.batches, pipeline_options)}
+        metrics = Pipeline(stages, pipeline_options).run(on_step=on_step)
+    alerts = {(each.user, each.day): each for each in _join_alerts(sink.batches, pipeline_options)}
+    return alerts, metrics.scored + metrics.filtered - metrics.unscored_filtered.total()
 
 
 _PREFIX = "_models_"

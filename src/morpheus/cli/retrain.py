@@ -61,6 +61,7 @@ from morpheus.models.versions import (
     ModelVersion,
     VersionedStore,
     parse_time,
+    split_location,
 )
 from morpheus.pipeline import CollectSink, Pipeline
 from morpheus.replay.evaluation import evaluate, run_replay
@@ -746,6 +747,12 @@ class _Retraining:
         on_step: Any,  # noqa: ANN401 - as above
     ) -> _Retraining:
         """Open the store, recognise the logs, and find the window."""
+        folder, which = split_location(models)
+        if which:
+            raise UsageError(
+                f"MODELS: `{models}` names a version, but a retraining starts from the champion. "
+                f"Give `{folder}`."
+            )
         store = VersionedStore.open(models, read_key(options.models_key_file))
         champion = store.open_version(CHAMPION)
         _check_accepted(options, champion)
@@ -898,8 +905,8 @@ class _Retraining:
 
     def _check(self, staged: ModelStore, decisions: Sequence[UserDecision]) -> Iterator[Check]:
         total = Comparison()
-        for each in decisions:
-            if each.decision in CHANGED and each.comparison:
+        for each in self._list_checked(decisions):
+            if each.comparison:
                 total = total.add(Comparison(**each.comparison))
         if total.days:
             expected = self.options.threshold * total.days
@@ -915,6 +922,16 @@ class _Retraining:
         if isinstance(self.source, FromCloudtrail):
             yield from self._check_replay(staged, decisions)
 
+    def _list_checked(self, decisions: Sequence[UserDecision]) -> list[UserDecision]:
+        """Return the users by whom the candidate is judged.
+
+        A person has decided about the accepted ones: what is usual for them now is found less.
+        """
+        accepted = self.options.accept
+        return [
+            each for each in decisions if each.decision in CHANGED and each.user not in accepted
+        ]
+
     def _check_recall(self, name: str, before: float, after: float) -> Check:
         limit = before - self.options.max_recall_loss
         return Check(name, round(before, 3), round(after, 3), round(limit, 3), after >= limit)
@@ -923,7 +940,7 @@ class _Retraining:
         self, staged: ModelStore, decisions: Sequence[UserDecision]
     ) -> Iterator[Check]:
         """Replay attacks as some of the users, by the champion and by the candidate."""
-        trained = [each.user for each in decisions if each.decision in {RETRAINED, UPDATED}]
+        trained = [each.user for each in self._list_checked(decisions) if each.decision != NEW]
         places = np.linspace(0, len(trained) - 1, min(len(trained), self.options.replay_users))
         users = [trained[at] for at in places.round().astype(int).tolist()]
         if not users:
@@ -1108,9 +1125,10 @@ def _to_rows(checks: Sequence[Check]) -> list[list[str]]:
 
 
 def _to_row(each: UserDecision) -> tuple[str, ...]:
+    learned = each.learned if each.decision in CHANGED else 0
     left_out = each.unusual + each.suspicious + each.trimmed
     drift = f"{each.drift:g}" + (" *" if each.drift >= DRIFT_LIMIT else "")
-    figures = f"{each.learned:,}", f"{left_out:,}", drift
+    figures = f"{learned:,}", f"{left_out:,}", drift
     return (display_value(each.user), each.decision, *figures, each.reason)
 
 
