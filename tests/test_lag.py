@@ -232,6 +232,40 @@ def test_events_older_than_the_look_back_time_are_left_out_and_counted(schedule:
     assert metrics.input.outside_range == 1
 
 
+def _write_days(schedule: Schedule, days: int) -> list[str]:
+    """Write a file for each day, without event ids, and return the names of its events."""
+    for day in range(days):
+        found = [event(n, START + n * HOUR, unique=False) for n in range(24 * day, 24 * (day + 1))]
+        (schedule.logs / f"{day}.jsonl").write_text("\n".join(map(json.dumps, found)))
+    return [f"e{number:04}" for number in range(24 * days)]
+
+
+def test_an_older_period_is_taken_again_with_a_warning_and_nothing_else_is(
+    schedule: Schedule, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = _write_days(schedule, 5)
+    for day in range(5):
+        start = (START + day * 24 * HOUR).isoformat()
+        schedule.run(START + 6 * 24 * HOUR, start_time=start, duration="1d")
+    assert schedule.names() == names
+    assert "are written again" not in caplog.text
+    start = (START + 24 * HOUR).isoformat()
+    schedule.run(START + 6 * 24 * HOUR, start_time=start, duration="1d")
+    assert schedule.names() == sorted([*names, *names[24:48]])
+    assert "have read files with events until" in caplog.text
+    assert "are written again, except those with unique ids" in caplog.text
+
+
+def test_a_longer_look_back_time_takes_no_event_again(schedule: Schedule) -> None:
+    names = _write_days(schedule, 3)
+    for day, look_back in enumerate(("1d", "0s", "2d")):
+        start = (START + day * 24 * HOUR).isoformat()
+        now = START + 6 * 24 * HOUR
+        schedule.run(now, start_time=start, duration="1d", look_back=look_back)
+    schedule.run(START + 6 * 24 * HOUR, duration="1d", look_back="6d")
+    assert schedule.names() == names
+
+
 def test_the_memory_forgets_files_that_no_run_reads_again(schedule: Schedule) -> None:
     sizes = []
     for hour in range(1, 12):

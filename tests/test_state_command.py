@@ -188,6 +188,9 @@ class Wrong:
         Wrong(("show", "{folder}/text"), "is not a state file of morpheus: file is not a database"),
         Wrong(("show", "{file}", "--user=an"), "no state of `an`. Did you mean `ann`?"),
         Wrong(("export", "{file}", "--user=an"), "the file has no state of `an`"),
+        Wrong(("show", "{folder}"), "is a folder. Give the file that `pipeline-ae --state` wrote"),
+        Wrong(("show", "{folder}/empty"), "has no states: no run with it has begun to read"),
+        Wrong(("export", "{file}", "--stage=sorce"), "--stage: `sorce` has no state"),
         Wrong(("reset", "{file}"), "Give --user, --stage or both"),
         Wrong(("reset", "{file}", "--stage=sorce"), "--stage: `sorce` has no state"),
         Wrong(("reset", "{file}", "--stage=x"), "There are states of serialize#1, source."),
@@ -195,6 +198,7 @@ class Wrong:
 )
 def test_wrong_usage_is_explained(file: Path, tmp_path: Path, wrong: Wrong) -> None:
     (tmp_path / "text").write_text("no database at all, but a text")
+    (tmp_path / "empty").touch()
     result = command(*(word.format(folder=tmp_path, file=file) for word in wrong.words))
     assert result.exit_code == 2
     assert wrong.message in result.stderr

@@ -110,6 +110,7 @@ def _run_show(options: ShowOptions, file: Path) -> None:
 
 def _run_export(options: ExportOptions, file: Path) -> None:
     with interruptible(), _open(file) as reader:
+        _check_stages(reader, options.stage)
         states = reader.iter_states(_check_users(reader, options.user))
         chosen = (state for state in states if _is_of_stage(state.key, options.stage))
         writer = nullcontext() if options.filename is None else atomic_write(Path(options.filename))
@@ -131,13 +132,7 @@ def _run_reset(options: ResetOptions, file: Path) -> None:
             for key, _, _ in reader.read_sizes()
             if (not users or key.user in users) and _is_of_stage(key, options.stage)
         ]
-        stages = {key.stage for key, _, _ in reader.read_sizes()}
-    unknown = [name for name in options.stage if not any(_is_named(each, name) for each in stages)]
-    if unknown:
-        raise UsageError(
-            f"--stage: {quote_backtick(unknown[0])} has no state.{suggest(unknown[0], stages)} "
-            f"There are states of {', '.join(sorted(stages)) or 'no stage'}."
-        )
+        _check_stages(reader, options.stage)
     if options.delete and keys:
         with closing(SqliteStateStore(file, {})) as store:
             store.remove_states(keys)
@@ -157,6 +152,10 @@ def sorted_keys(keys: Iterable[StateKey]) -> list[StateKey]:
 
 @contextmanager
 def _open(file: Path) -> Iterator[StateReader]:
+    if file.is_dir():
+        raise UsageError(
+            f"FILE: `{file}` is a folder. Give the file that `pipeline-ae --state` wrote."
+        )
     if not file.is_file():
         raise UsageError(
             f"FILE: there is no file `{file}`.{suggest_path(file)} Give the file that "
@@ -177,6 +176,17 @@ def _check_users(reader: StateReader, users: Sequence[str]) -> tuple[str, ...]:
                     f"{suggest(user, known)}"
                 )
     return tuple(users)
+
+
+def _check_stages(reader: StateReader, names: Sequence[str]) -> None:
+    """Reject a stage that has no state."""
+    stages = {key.stage for key, _, _ in reader.read_sizes()}
+    unknown = [name for name in names if not any(_is_named(each, name) for each in stages)]
+    if unknown:
+        raise UsageError(
+            f"--stage: {quote_backtick(unknown[0])} has no state.{suggest(unknown[0], stages)} "
+            f"There are states of {', '.join(sorted(stages)) or 'no stage'}."
+        )
 
 
 def _is_of_stage(key: StateKey, stages: Sequence[str]) -> bool:

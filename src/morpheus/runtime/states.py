@@ -594,6 +594,8 @@ class StateReader:
             self.tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master")}
         except (sqlite3.Error, OSError) as error:
             raise self._make_error(error) from error
+        if not self.tables:
+            raise UsageError(f"`{path}` has no states: no run with it has begun to read.")
         if not self.tables >= {"meta", "states"}:
             raise self._make_error("it has no states")
 

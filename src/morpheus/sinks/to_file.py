@@ -111,12 +111,20 @@ def _validate_object(
         )
 
 
+_EXAMPLES = {
+    "--state": "state.db",
+    "--status_file": "status.json",
+    "--viz_file": "pipeline.svg",
+}
+"""Names for files of options that have no rows."""
+
+
 def _validate_file(path: Path, *, overwrite: bool, stage_name: str, option: str) -> None:
     """Reject a file that cannot be written."""
     if path.is_dir():
         raise UsageError(
             f"{option}: `{path}` is a folder. Give a file in it, such as "
-            f"`{option} {path / 'detections.csv'}`."
+            f"`{option} {path / _EXAMPLES.get(option, 'detections.csv')}`."
         )
     if path.exists() and not path.is_file():
         raise UsageError(f"{option}: `{path}` is not a regular file. Give the name of a file.")

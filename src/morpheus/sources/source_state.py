@@ -7,6 +7,7 @@ events of which files earlier runs have taken, and `FileMemory` is the same duri
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,8 @@ from morpheus.sources.group_by_user import DIGEST_SIZE, DedupWindow, SeenEvents
 from morpheus.sources.log_format import RecentRows
 from morpheus.sources.time_range import TimeRange
 from morpheus.storage.object_store import ObjectPath
+
+logger = logging.getLogger(__name__)
 
 _ENTRY_BYTES = 6
 """Bytes that MessagePack adds to a text or an array, at most, and some reserve."""
@@ -266,6 +269,7 @@ class TakenFiles(State):
             with an event; `first` and `last` are the times of its first and last event; its
             events from `start` until before `end`, up to `line`, are taken.
         hours: Hours with events of each folder, as numbers since 1970, to find gaps.
+        forgotten: All events of files that were forgotten are before this time.
     """
 
     version: ClassVar[int] = 1
@@ -273,6 +277,7 @@ class TakenFiles(State):
 
     start: int = _EARLIEST
     end: int = _EARLIEST
+    forgotten: int = _EARLIEST
     files: NDArray[np.uint8] = msgspec.field(default_factory=_no_digests)
     numbers: dict[str, NDArray[np.int64]] = msgspec.field(default_factory=_no_numbers)
     hours: dict[str, set[int]] = msgspec.field(default_factory=dict)
@@ -370,8 +375,28 @@ class FileMemory:
         if taken_from is not None:
             floor = taken_from if wanted.start is None else min(wanted.start, taken_from)
             start = max(start, floor)
+        start = max(start, self._find_first_known(wanted, start))
         self.period = Period(replace(wanted, start=start), until, taken_until)
         return self.period
+
+    def _find_first_known(self, wanted: TimeRange, start: datetime) -> datetime:
+        """Return where a time range must start so that no event is taken twice, if it can be.
+
+        What is given as the time range is taken in any case; a warning says what that means.
+        """
+        known = _to_time(self.saved.forgotten)
+        if known is None or wanted.start is None or wanted.start >= known:
+            return known or start
+        taken_from = _to_time(self.saved.start)
+        if taken_from is None or (wanted.end is not None and wanted.end > taken_from):
+            logger.warning(
+                "--start_time: earlier runs with this --state have read files with events until "
+                "%s and have forgotten them, because they are before the --look_back time. "
+                "Events that these runs have taken are written again, except those with unique "
+                "ids.",
+                f"{known:%Y-%m-%d %H:%M} UTC",
+            )
+        return wanted.start
 
     def choose(self, paths: Sequence[LogPath], stats: ReadStats) -> list[LogPath]:
         """Return the files that may have events to take; count the others.
@@ -430,14 +455,16 @@ class FileMemory:
             if (span := spans.get(name)) is not None
         ]
         files = _merge_parts(self._frame(), pl.DataFrame(rows, schema=_FILES_SCHEMA))
-        files = files.filter(pl.col("last") >= start).sort("last", descending=True)
-        files = files.head(_MAX_FILES)
+        files = files.sort("last", descending=True)
+        number = min(files.filter(pl.col("last") >= start).height, _MAX_FILES)
+        files, gone = files.head(number), files[number:]
         until = _to_microsecond(self.period.until)
         is_first = self.saved.end == _EARLIEST
         return encode_state(
             TakenFiles(
                 start if is_first else min(start, self.saved.start),
                 max(until, self.saved.end),
+                max([self.saved.forgotten, *(gone["last"][:1] + 1)]),
                 _pack_digests(files["file"]) if files.height else _no_digests(),
                 {name: files[name].to_numpy() for name in _FILES_SCHEMA if name != "file"},
                 self.hours,

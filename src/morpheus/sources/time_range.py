@@ -597,9 +597,17 @@ class TimeRange:
             last = first + length if first else last or current_time()
             first = first or last - length
         if first and last and first >= last:
+            name, advice = (
+                ("--lag", "an earlier --start_time")
+                if lag is not None
+                else (
+                    "--end_time",
+                    "a later end",
+                )
+            )
             raise UsageError(
-                f"--end_time: the time range ends at {_format_moment(last)}, but starts at "
-                f"{_format_moment(first)}. Give a later end."
+                f"{name}: the time range ends at {_format_moment(last)}, but starts at "
+                f"{_format_moment(first)}. Give {advice}."
             )
         late = (
             None
