@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,15 @@ import polars as pl
 import pytest
 
 import morpheus
-from cli.test_detect import RECORDS
+from cli.test_detect import RECORDS, repeat_record
 from morpheus import Detection, Fingerprints
 from morpheus.columns import SCORE
+from morpheus.core.batch import RunMetrics
+from morpheus.core.stage import PipelineOptions
 from morpheus.detection import UnknownEventError, choose_budget
 from morpheus.errors import UsageError
 from morpheus.sources.dataframe import as_polars, recognise_frame
+from morpheus.sources.results import LogKind, list_kinds
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples" / "data"
@@ -162,6 +166,48 @@ def test_every_kind_of_log_is_recognised_in_every_form_of_frame(kind: str) -> No
         found = recognise_frame(as_polars(frame))
         assert found is not None
         assert found.name == kind
+
+
+def read_events(kind: LogKind, path: Path) -> list[tuple[str | None, dict[str, list[object]]]]:
+    """The users of a log, and the columns of their events that have a value."""
+    source = kind.make_source([str(path)])
+    options = source.with_defaults(PipelineOptions(**kind.pipeline_values))
+    batches = replace(source, options=options).events(None, RunMetrics())
+    return [
+        (batch.user, {c.name: c.to_list() for c in frame if c.null_count() < c.len()})
+        for batch in batches
+        for frame in [batch.table.to_frame()]
+    ]
+
+
+@pytest.mark.parametrize("kind", list_kinds(), ids=lambda kind: kind.name)
+def test_objects_in_cells_of_a_table_and_in_records_are_the_same_events(
+    kind: LogKind, tmp_path: Path
+) -> None:
+    records = repeat_record(kind.name, 3)
+    lines, table = tmp_path / "a.jsonl", tmp_path / "a.csv"
+    lines.write_text("".join(json.dumps(record) + "\n" for record in records))
+    compact = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
+    cells = [
+        {n: compact(v) if isinstance(v, (dict, list)) else v for n, v in each.items()}
+        for each in records
+    ]
+    pl.DataFrame(cells).write_csv(table)
+    for (user, events), (same_user, same) in zip(
+        read_events(kind, lines), read_events(kind, table), strict=True
+    ):
+        assert user == same_user
+        # Account ids are written differently in CSV files, as in NVIDIA Morpheus.
+        assert {n: v for n, v in events.items() if "accountId" not in n}.items() <= same.items()
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_dictionaries_of_pandas_name_the_users_of_json_normalize(kind: str) -> None:
+    records = repeat_record(kind, 8 * 60)
+    nested = morpheus.detect(pd.DataFrame(records))
+    flat = morpheus.detect(pd.json_normalize(records))
+    assert nested.users == flat.users
+    assert nested.incidents().equals(flat.incidents())
 
 
 def make_duo(count: int = 1500) -> list[dict[str, Any]]:

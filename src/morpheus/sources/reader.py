@@ -330,12 +330,7 @@ class Reader:
             table.frame, files, self.log_format.drop_characters, add_missing=True
         )
         frame = self._fix_cells(frame, file_type)
-        frame, refused = expand_objects(
-            self.log_format.rename_columns(frame),
-            self.log_format,
-            self.flattener.wanted_columns,
-            self.wanted_columns or (),
-        )
+        frame, refused = self._expand_objects(frame)
         frame = unify_booleans(frame, self.log_format.boolean_columns)
         self.actor_sampler.add_table(frame)
         frame = self.log_format.fill_fallbacks(frame, self.user, keep=self.wanted_columns or ())
@@ -344,6 +339,15 @@ class Reader:
         self._check_header(path, replace(table, frame=frame))
         chunk = RecordChunk(path, table.line_numbers, row_index, errors=table.errors)
         return self._refuse_rows(chunk, frame, refused)
+
+    def _expand_objects(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, dict[int, str]]:
+        """Name the columns of a table, and replace those of objects; see `expand_objects`."""
+        log, wanted = self.log_format, self.flattener.wanted_columns
+        # The name of an object can be the header of a column too: `user` is both in Duo's logs.
+        frame, refused = expand_objects(frame, log, wanted, self.wanted_columns or ())
+        frame = log.rename_columns(frame)
+        frame, more = expand_objects(frame, log, wanted, self.wanted_columns or ())
+        return frame, refused | more
 
     def _find_record_column(self, frame: pl.DataFrame) -> str | None:
         """Return the column of a table whose cells hold whole records as JSON, such as `_raw`."""
