@@ -597,14 +597,8 @@ class TimeRange:
             last = first + length if first else last or current_time()
             first = first or last - length
         if first and last and first >= last:
-            name, advice = (
-                ("--lag", "an earlier --start_time")
-                if lag is not None
-                else (
-                    "--end_time",
-                    "a later end",
-                )
-            )
+            name = "--end_time" if lag is None else "--lag"
+            advice = "a later end" if lag is None else "an earlier --start_time"
             raise UsageError(
                 f"{name}: the time range ends at {_format_moment(last)}, but starts at "
                 f"{_format_moment(first)}. Give {advice}."
