@@ -58,6 +58,8 @@ ROW_ID = "row_id"
 """Id of a row of an endless run: the same when the row is written again after a crash."""
 LATE = "late"
 """Whether an event came after the run of its period, or after the allowance for late events."""
+DAY_COUNTS = frozenset({"logcount", "locincrement", "appincrement"})
+"""Derived columns that count what the user has done so far that day."""
 
 
 class ExplanationColumns(NamedTuple):

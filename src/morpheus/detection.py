@@ -451,8 +451,7 @@ class Detection:
 
         Returns:
             Columns: `id`, `user`, `day`, `severity` (0 to 100), `severity_name`, `start` and `end`
-            (times of the first and the last event), `count` (number of events), and `reason` (of
-            the most severe event).
+            (times of the first and the last event), `count` (number of events), and `reason`.
         """
         names = ("id", "user", "day", "severity", "severity_name", "start", "end", "count")
         rows = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import random
 import re
 import shlex
 import shutil
@@ -478,6 +479,68 @@ def test_a_table_with_a_column_named_like_one_of_explain_keeps_it(tmp_path: Path
     assert explained == ExplanationColumns().with_prefix("why_why_")
 
 
+DOORS = """
+name = "Doors"
+time = "at"
+user = "badge"
+id = "number"
+features = ["door", "reader", "hourkind", "logcount"]
+"""
+"""A schema of a log that the package does not know."""
+
+
+def write_doors(folder: Path) -> None:
+    """Ten people use doors for forty days; an intruder with one badge is followed by its owner."""
+    rng = random.Random(7)  # noqa: S311 - not for secrets
+    start = datetime(2026, 3, 2, 8, tzinfo=UTC)
+    opened = [
+        (
+            start + timedelta(days=day, minutes=rng.randrange(600)),
+            f"badge-{person}",
+            f"door-{rng.randrange(3)}",
+            "old",
+        )
+        for day in range(40)
+        for person in range(10)
+        for _ in range(rng.randrange(2, 9))
+    ]
+    night = start + timedelta(days=38, hours=-5)
+    opened += [
+        (night + timedelta(seconds=20 * n), "badge-3", "vault", "skimmer") for n in range(30)
+    ]
+    records = [
+        {"number": number, "at": at.isoformat(), "badge": badge, "door": door, "reader": reader}
+        for number, (at, badge, door, reader) in enumerate(sorted(opened))
+    ]
+    write_records(folder / "doors.jsonl", *records)
+    (folder / "doors.toml").write_text(DOORS)
+
+
+def test_a_log_that_a_schema_of_ones_own_describes_is_detected(tmp_path: Path) -> None:
+    write_doors(tmp_path)
+    detected = detect(tmp_path, "doors.jsonl", "--source=doors.toml")
+    assert re.search(r"^Log +Doors: ", detected.done.stderr, re.MULTILINE)
+    assert "Warning" not in detected.done.stderr
+    assert "--columns_file=doors.toml" in detected.command
+    assert detected.rows[0][:2] == ("badge-3", "2026-04-09")
+    again = detect(tmp_path, "doors.jsonl", "--source=doors.toml")
+    assert "the fingerprints in" in again.done.stderr
+
+
+def test_an_incident_is_described_by_its_cause_not_by_the_counts_of_later_events(
+    tmp_path: Path,
+) -> None:
+    write_doors(tmp_path)
+    detected = detect(tmp_path, "doors.jsonl", "--source=doors.toml")
+    lines = (detected.out / "alerts.jsonl").read_text().splitlines()
+    alerts = [each for each in map(json.loads, lines) if each["actor"] == "badge-3"]
+    highest = max(alerts, key=lambda each: float(each["risk"]))
+    assert highest["top_columns"].startswith("logcount"), "the case does not arise"
+    first = next(line for line in detected.done.stdout.splitlines() if "badge-3" in line)
+    assert "vault" in first
+    assert "skimmer" in first
+
+
 # What cannot be done.
 
 
@@ -490,6 +553,7 @@ def test_a_table_with_a_column_named_like_one_of_explain_keeps_it(tmp_path: Path
             ["log.jsonl", "--source=oktaa"],
             "--source: there is no kind of log `oktaa`. Did you",
         ),
+        (["log.jsonl", "--source=gone.toml"], "--source: there is no file `gone.toml`"),
         (["log.jsonl", "--history=gone"], "--history: no log file is found in `gone`"),
         (["log.jsonl", "--out=log.jsonl"], "--out: `log.jsonl` is not a folder"),
         ([".", "--out=results"], "--out: `results` is in the folder of logs `.`"),

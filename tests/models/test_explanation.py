@@ -141,6 +141,12 @@ def test_a_new_value_is_not_compared_with_others_because_its_share_is_not_known(
     assert "others" not in reason_for(make_reason(new=True), facts=facts)
 
 
+def test_a_number_is_not_compared_with_others_of_whom_only_its_presence_is_known():
+    facts = replace(GET, frequency={"size": 0.9}, others={"size": 0.9})
+    size = make_reason(column="size", value="900", probability=None, distance=40.0)
+    assert "others" not in reason_for(size, facts=facts)
+
+
 def test_missing_value_and_technical_name_are_named_in_words():
     facts = replace(GET, frequency={"requestParametersmaxResults": 0.004})
     column = make_reason(column="requestParametersmaxResults", value=None)

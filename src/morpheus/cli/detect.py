@@ -37,7 +37,14 @@ from morpheus.sinks.to_report import ToReport
 from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.sources.compression import LogPath, keep_objects
 from morpheus.sources.discovery import FileDiscovery
-from morpheus.sources.results import KindTrial, LogKind, known_log_formats, list_kinds
+from morpheus.sources.results import (
+    KindTrial,
+    LogKind,
+    find_kind,
+    known_log_formats,
+    list_kinds,
+)
+from morpheus.sources.schema_file import is_schema_file, load_schema
 from morpheus.status import STATUS_FILE
 from morpheus.storage.atomic import TempFolder, atomic_write
 from morpheus.storage.object_store import is_object_url, normalise_location
@@ -89,7 +96,8 @@ class DetectOptions:
     )
     source: str = option(
         "",
-        "Kind of log, such as `cloudtrail`, `ocsf`, `azure`, `duo` or `okta`.",
+        "Kind of log, such as `cloudtrail`, `ocsf`, `azure`, `duo` or `okta`; or your own schema, "
+        "such as `vpn.toml`.",
         default_display="recognised by the contents",
     )
     alerts_per_day: float | None = option(
@@ -115,7 +123,7 @@ def recognise_kind(logs: Sequence[str], source: str = "") -> LogKind:
 
     Args:
         logs: Files, folders and globs.
-        source: Name of the kind; empty to look at some of the files.
+        source: Name of the kind, or a schema; empty to look at some of the files.
 
     Raises:
         UsageError: There are no files, or their kind is not known, or they are of several kinds.
@@ -123,12 +131,7 @@ def recognise_kind(logs: Sequence[str], source: str = "") -> LogKind:
     kinds = list_kinds()
     names = [kind.name for kind in kinds]
     if source:
-        if source not in names:
-            raise UsageError(
-                f"--source: there is no kind of log `{source}`.{suggest(source, names)} Give one "
-                f"of {', '.join(names)}."
-            )
-        return kinds[names.index(source)]
+        return _choose_kind(source, kinds)
     paths = _choose_samples(logs)
     found: dict[LogKind, LogPath] = {}
     unknown: dict[LogPath, str] = {}
@@ -146,6 +149,20 @@ def recognise_kind(logs: Sequence[str], source: str = "") -> LogKind:
     if len(found) == 1:
         return next(iter(found))
     raise _make_kind_error(found, unknown, names)
+
+
+def _choose_kind(source: str, kinds: Sequence[LogKind]) -> LogKind:
+    """Return the kind of log that --source names, or the one that a schema describes."""
+    if is_schema_file(source):
+        described = load_schema(source, "--source").log_format
+        return find_kind("from-file", source) or LogKind(described.name, "from-file", source)
+    names = [kind.name for kind in kinds]
+    if source not in names:
+        raise UsageError(
+            f"--source: there is no kind of log `{source}`.{suggest(source, names)} Give one of "
+            f"{', '.join(names)}; or a schema of your own, such as `vpn.toml`."
+        )
+    return kinds[names.index(source)]
 
 
 def _explain_unknown(path: LogPath, trials: Sequence[KindTrial]) -> str:
@@ -170,8 +187,8 @@ def _make_kind_error(
         return UsageError(f"LOGS: {next(iter(unknown.values()))}")
     return UsageError(
         f"LOGS: the kind of log is not recognised: `{other}` has no records of a known kind. Give "
-        f"--source, one of {', '.join(names)}; or describe your log in a schema, and use "
-        "`morpheus run pipeline-ae --columns_file=SCHEMA.toml from-file ...`."
+        f"--source, one of {', '.join(names)}; or describe your log in a schema, and give "
+        "--source=SCHEMA.toml."
     )
 
 

@@ -36,7 +36,7 @@ from morpheus.models.versions import (
     split_location,
 )
 from morpheus.pipeline import CollectSink, Pipeline
-from morpheus.report.incidents import format_day
+from morpheus.report.incidents import find_lead, format_day
 from morpheus.sources.base import FileSource
 from morpheus.sources.results import LogKind
 from morpheus.stages.add_scores import AddScores
@@ -458,7 +458,7 @@ class _Alert:
         day: The day.
         severity: Highest severity of its events.
         events: Number of its events.
-        reason: Reason of the most severe event.
+        reason: Reason of the event that describes it; see `find_lead`.
     """
 
     user: str
@@ -634,23 +634,23 @@ def _make_options(
 def _join_alerts(batches: Iterable[Batch], options: PipelineOptions) -> Iterator[_Alert]:
     """Return the alerts of some batches: one for each day of a user with an event."""
     frames = defaultdict[str, list[pl.DataFrame]](list)
-    reason = ExplanationColumns().with_prefix(_PREFIX).reason
+    reason, top_columns, _ = ExplanationColumns().with_prefix(_PREFIX)
     for batch in batches:
         if batch.table.height:
-            rows = batch.table.select([TIME, SEVERITY, reason]).to_frame()
+            rows = batch.table.select([TIME, SEVERITY, reason, top_columns]).to_frame()
             frames[batch.user or ""].append(rows)
     for user, parts in sorted(frames.items()):
         rows = pl.concat(parts)
         days = pl.Series("day", number_days(rows[TIME], options.timezone))
         for (day,), events in rows.with_columns(days).group_by("day", maintain_order=True):
-            most = events.sort(SEVERITY, descending=True, nulls_last=True, maintain_order=True)
-            first = most.row(0, named=True)
+            severities = events[SEVERITY].fill_null(0.0).to_list()
+            lead = events.row(find_lead(severities, events[top_columns].to_list()), named=True)
             yield _Alert(
                 user,
                 format_day(int(str(day))),
-                float(first[SEVERITY] or 0.0),
+                max(severities),
                 events.height,
-                first[reason] or "",
+                lead[reason] or "",
             )
 
 

@@ -22,7 +22,7 @@ import msgspec
 import polars as pl
 from msgspec import inspect
 
-from morpheus.columns import INDEX, TIME, LogDescription
+from morpheus.columns import DAY_COUNTS, INDEX, TIME, LogDescription
 from morpheus.features.derived import NOVELTY_PREFIX, PREVIOUS_PREFIX
 from morpheus.models.profile import SCOPE_OWN, SCOPE_PEER_GROUP, ModelCard
 from morpheus.models.scoring import RISK_DECIMALS
@@ -328,7 +328,6 @@ _DERIVED_ROLES = {
     "agentfamily": ColumnRole("with", "kind of program", _AGENT),
 }
 _HOUR_COLUMNS = frozenset({"hourofweek", "hourkind"})
-_COUNT_COLUMNS = frozenset({"logcount", "locincrement", "appincrement"})
 _IDENTIFIER_NAME = re.compile(r"(?:id|Id|ID|arn|Arn|ARN|[kK]ey)$")
 _MAX_LABEL = 28  # characters of a label
 _MAX_ESCAPED = 200  # characters of a value that are escaped, before it is shortened to its place
@@ -593,7 +592,7 @@ class _Sentence:
 
     def _number_part(self, reason: ColumnReason, separator: str, priority: int) -> _Part:
         label, high = self.writer.role(reason.column).label, (reason.distance or 0) > 0
-        if reason.column in _COUNT_COLUMNS:
+        if reason.column in DAY_COUNTS:
             many = "many" if high else "few"
             return _Part(f"{separator}with unusually {many} {label}", priority=priority)
         degree = "high" if high else "low"
@@ -635,7 +634,9 @@ class _Sentence:
     def _iter_notes(self) -> Iterator[_Part]:
         """Yield what other users do, whose history was used, and the full stop."""
         lead = self._action or (self._columns[0] if self._columns else None)
-        share = None if lead is None or lead.new else self.facts.others.get(lead.column)
+        # Of a number, only whether others have one is known.
+        has_share = lead is not None and not lead.new and lead.distance is None
+        share = self.facts.others.get(lead.column) if lead is not None and has_share else None
         if share is not None and lead is not None and not self._is_joint(lead):
             if share >= MIN_COMMON_SHARE:
                 yield _Part("; common among others", priority=5)

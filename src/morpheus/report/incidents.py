@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from morpheus.columns import INDEX, ROW, TIME, ExplanationColumns
+from morpheus.columns import DAY_COUNTS, INDEX, ROW, TIME, ExplanationColumns
 from morpheus.models.calibration import name_severity
 from morpheus.models.explanation import Explanation
 from morpheus.models.scoring import number_days
@@ -46,6 +46,8 @@ MAX_INCIDENTS = 2500
 """Maximum number of incidents on a page."""
 MAX_EVENTS_SHOWN = 25
 """Maximum number of events of an incident with all columns: those with the highest levels."""
+MIN_LEAD_LEVEL = 0.5
+"""Minimum level of the event that describes an incident, as a share of the highest level."""
 MAX_ACTIONS = 6
 """Maximum number of different actions listed for an incident."""
 MIN_ANOMALY_SEVERITY = 25.0
@@ -99,12 +101,12 @@ class Incident(msgspec.Struct, frozen=True):
         count: Number of events.
         severity: Severity, an integer from 0 to 100.
         severity_name: Its name; see `name_severity`.
-        reason: Reason of the most severe event; None without `explain`.
+        reason: Reason of the event that describes it, see `find_lead`; None without `explain`.
         pvalue: Smallest p-value of an event.
         flagged: Number of time-series anomalies.
         actions: Actions and how often each occurred, the most frequent first.
-        columns: Columns that explain the highest event, strongest first, with untruncated values.
-        worst: Position in `events` of the most severe event.
+        columns: Columns that explain this event, strongest first, with untruncated values.
+        worst: Position in `events` of this event.
         events: The most severe events, in time order.
         times: Time of every event that is known, in seconds after the first.
     """
@@ -143,15 +145,17 @@ class Incident(msgspec.Struct, frozen=True):
         seconds, levels = events[SECONDS].to_numpy(), events[LEVEL].to_numpy()
         severity = find_severity(counts, float(levels.max()))
         shares = _divide_severity(levels, severity)
-        rows = np.sort(np.argsort(-levels, kind="stable")[:MAX_EVENTS_SHOWN])
         explained = ExplanationColumns.find_in(events.columns)
+        lead = find_lead(levels.tolist(), _list_top_columns(events, explained))
+        highest = np.argsort(-levels, kind="stable")[:MAX_EVENTS_SHOWN]
+        rows = np.sort(highest if lead in highest else np.append(highest[:-1], lead))
         shown = [
             _build_event(row, share, ranking, explained)
             for row, share in zip(
                 events[rows].iter_rows(named=True), shares[rows].tolist(), strict=True
             )
         ]
-        worst = int(np.argmax(levels[rows]))
+        worst = int(np.flatnonzero(rows == lead)[0])
         user, day = events[USER][0], format_day(events[DAY][0])
         pvalues = [event.pvalue for event in shown if event.pvalue is not None]
         return cls(
@@ -169,11 +173,37 @@ class Incident(msgspec.Struct, frozen=True):
             pvalue=min(pvalues, default=None),
             flagged=counts.flagged,
             actions=_count_actions(events, actions),
-            columns=_find_top_columns(events.row(int(rows[worst]), named=True), explained),
+            columns=_find_top_columns(events.row(lead, named=True), explained),
             worst=worst,
             events=shown,
             times=np.rint(seconds - counts.start).astype(int).tolist(),
         )
+
+
+def find_lead(levels: Sequence[float], top_columns: Sequence[str | None]) -> int:
+    """Return the position of the event that describes an incident.
+
+    It is the most severe event. But a reason that begins with a count of that day says above all
+    that other events came before. So the most severe event with another reason is taken, unless it
+    is less than half as severe.
+
+    Args:
+        levels: Level of each event.
+        top_columns: Columns that the reason of each event names, strongest first, separated by
+            commas; None or empty for an event without a reason.
+
+    >>> find_lead([2.0, 5.0, 6.0], ["network", "network, logcount", "logcount"])
+    1
+    >>> find_lead([2.0, 6.0], ["network", "logcount"])
+    1
+    """
+    order = sorted(range(len(levels)), key=lambda position: (-levels[position], position))
+    lowest = MIN_LEAD_LEVEL * levels[order[0]]
+    severe = (each for each in order if levels[each] >= lowest)
+    telling = (
+        each for each in severe if DAY_COUNTS.isdisjoint(_split_names(top_columns[each])[:1])
+    )
+    return next(telling, order[0])
 
 
 def incident_id(user: str | None, day: str) -> str:
@@ -309,6 +339,19 @@ def _count_actions(events: pl.DataFrame, columns: Sequence[str]) -> list[tuple[s
     return Counter(actions.cast(pl.String).to_list()).most_common(MAX_ACTIONS)
 
 
+def _list_top_columns(
+    events: pl.DataFrame, explained: ExplanationColumns | None
+) -> list[str | None]:
+    """Return the columns that the reason of each event names, separated by commas."""
+    if explained is None or explained.top_columns not in events.columns:
+        return [None] * events.height
+    return events[explained.top_columns].to_list()
+
+
+def _split_names(top_columns: str | None) -> list[str]:
+    return [name for name in (top_columns or "").split(", ") if name]
+
+
 def _find_top_columns(
     row: dict[str, Any], explained: ExplanationColumns | None
 ) -> list[ColumnValue]:
@@ -317,8 +360,7 @@ def _find_top_columns(
     Verdicts on these columns become suppressions. A truncated value would match nothing, so it is
     left out.
     """
-    top_columns = row.get(explained.top_columns) if explained else None
-    names: Sequence[str] = [name for name in (top_columns or "").split(", ") if name]
+    names = _split_names(row.get(explained.top_columns) if explained else None)
     values = {name: row.get(name) for name in names}
     return [
         ColumnValue(name, None if value is None else str(value))

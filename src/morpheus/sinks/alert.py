@@ -43,7 +43,7 @@ from morpheus.report.aggregate import (
     count_incidents,
     find_severities,
 )
-from morpheus.report.incidents import find_severity, format_day, incident_id
+from morpheus.report.incidents import find_lead, find_severity, format_day, incident_id
 from morpheus.sources.results import complete_log
 from morpheus.text import display_value
 
@@ -206,7 +206,7 @@ class Finding:
         counts: What is counted of all its events.
         severity: Severity from 0 to 100; None if no score tells.
         alerts: The most severe events, in time order.
-        worst: The most severe event.
+        worst: The event that describes it; see `find_lead`.
         is_update: Whether it was emitted before, with fewer events.
     """
 
@@ -240,7 +240,7 @@ class Finding:
 
     @property
     def message(self) -> str:
-        """The reason of the most severe event; the title without one."""
+        """The reason of the event that describes the incident; the title without one."""
         return self.worst.message
 
 
@@ -269,7 +269,7 @@ class _OpenFinding:
 
     def to_finding(self, user: str | None, day: int) -> Finding:
         """Return the finding as it is now."""
-        _, _, worst = self.alerts[0]
+        _, _, worst = self.alerts[_find_lead(self.alerts)]
         in_order = sorted(self.alerts, key=lambda entry: entry[1])
         alerts = tuple(alert for _, _, alert in in_order)
         identity = incident_id(user, format_day(day))
@@ -284,8 +284,21 @@ class _OpenFinding:
 
 
 def _keep_most_severe(alerts: list[tuple[float, int, Alert]]) -> list[tuple[float, int, Alert]]:
-    """Return the most severe alerts, most severe first, the first ones among equals."""
-    return sorted(alerts, key=lambda entry: (-entry[0], entry[1]))[:MAX_FINDING_EVENTS]
+    """Return the most severe alerts, most severe first, the first ones among equals.
+
+    The one that describes the incident is one of them.
+    """
+    ordered = sorted(alerts, key=lambda entry: (-entry[0], entry[1]))
+    lead = _find_lead(ordered)
+    if lead < MAX_FINDING_EVENTS:
+        return ordered[:MAX_FINDING_EVENTS]
+    return [*ordered[: MAX_FINDING_EVENTS - 1], ordered[lead]]
+
+
+def _find_lead(alerts: Sequence[tuple[float, int, Alert]]) -> int:
+    return find_lead(
+        [level for level, *_ in alerts], [", ".join(alert.columns) for *_, alert in alerts]
+    )
 
 
 class _SavedAlert(msgspec.Struct, array_like=True):

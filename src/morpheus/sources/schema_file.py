@@ -402,19 +402,23 @@ def load_builtin_schema(name: str) -> Schema:
     return _parse_schema((_BUILTIN_DIR / name).read_text(encoding="utf-8"), name)
 
 
-def load_schema(name: str) -> Schema:
+def load_schema(name: str, option: str = SCHEMA_OPTION) -> Schema:
     """Read a schema: a file or, if it does not exist, a built-in schema.
+
+    Args:
+        name: Name of the file.
+        option: The option that names it, for messages.
 
     Raises:
         UsageError: The file does not exist or has an error. The message has the line.
     """
     file = Path(name)
     if file.is_file():
-        return _parse_schema(file.read_text(encoding="utf-8", errors="replace"), name)
+        return _parse_schema(file.read_text(encoding="utf-8", errors="replace"), name, option)
     if name in list_builtin_schemas():
         return load_builtin_schema(name)
     raise UsageError(
-        f"{SCHEMA_OPTION}: there is no file `{name}`."
+        f"{option}: there is no file `{name}`."
         f"{suggest_path(name) or suggest(name, list_builtin_schemas())} Give a schema of your own, "
         f"or a built-in one: {', '.join(list_builtin_schemas())}."
     )
@@ -442,8 +446,8 @@ def _make_user_rule(user: str) -> ActorRule:
 
 
 @lru_cache(maxsize=32)
-def _parse_schema(text: str, path: str) -> Schema:
-    file = TomlFile(text, path, SCHEMA_OPTION)
+def _parse_schema(text: str, path: str, option: str = SCHEMA_OPTION) -> Schema:
+    file = TomlFile(text, path, option)
     spec = file.convert(file.data, SchemaSpec)
     columns: dict[str, ColumnSpec] = {}
     for name, value in spec.columns.items():
