@@ -34,7 +34,11 @@ from morpheus.sources.base import FileSource
 from morpheus.sources.compression import detect_file_type
 from morpheus.sources.json_records import clear_missing_texts
 from morpheus.sources.log_format import LogFormat, collect_rule_columns, resolve_actors
-from morpheus.sources.schema_file import list_builtin_schemas, load_builtin_schema
+from morpheus.sources.schema_file import (
+    list_builtin_schemas,
+    load_builtin_schema,
+    load_schema,
+)
 from morpheus.sources.time_range import UTC_DATETIME, parse_times
 from morpheus.text import suggest_path
 
@@ -399,7 +403,9 @@ class LogKind:
 
     def list_columns(self) -> frozenset[str]:
         """Return the columns that its records can have."""
-        return frozenset(known_log_formats()[self.columns_file or self.word].columns)
+        if self.columns_file:
+            return frozenset(load_schema(self.columns_file).log_format.columns)
+        return frozenset(known_log_formats()[self.word].columns)
 
 
 def list_kinds() -> list[LogKind]:
