@@ -1,13 +1,17 @@
 """Bad input to the whole command gives a clear message, an exit code, and no output file."""
 
+import bz2
 import gzip
+import io
 import json
+import lzma
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import click
@@ -58,6 +62,13 @@ def assert_fails(result, code, message):
     assert [*Path().glob("out/*"), *Path().glob("out/.*")] == []
 
 
+def make_zip(content):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("log.json", content)
+    return file.getvalue()
+
+
 def record(number, **changes):
     return {
         "eventID": f"{number:08}-0000-4000-8000-000000000000",
@@ -82,6 +93,26 @@ def test_a_truncated_gzip_file_is_named(folder):
     compressed = gzip.compress(json.dumps({"Records": [record(n) for n in range(500)]}).encode())
     (folder / "cut.json.gz").write_bytes(compressed[: len(compressed) // 2])
     assert_fails(run("cut.json.gz"), 1, r"cut\.json\.gz.*(cut|ends|whole|truncated)")
+
+
+@pytest.mark.parametrize("form", ["json", "csv"])
+@pytest.mark.parametrize(
+    ("suffix", "pack", "name"),
+    [(".bz2", bz2.compress, "bzip2"), (".xz", lzma.compress, "xz"), (".zip", make_zip, "zip")],
+)
+def test_a_file_that_is_packed_in_another_way_says_what_to_do(folder, suffix, pack, name, form):
+    log = next((folder / "input").glob("*.csv")).read_bytes()
+    if form == "json":
+        log = "\n".join(json.dumps(record(n)) for n in range(9)).encode()
+    (folder / f"log.{form}{suffix}").write_bytes(pack(log))
+    result = run(f"log.*{suffix}")
+    assert_fails(result, 2, r"have the suffixes .*, which are not read. Unpack them, or pack them")
+    result = run(f"log.{form}{suffix}", source=[f"--file_type={form}"])
+    assert_fails(
+        result, 1, f"the file is packed with {name}, which is not read; unpack it, or pack"
+    )
+    (folder / f"b.{form}.gz").write_bytes(gzip.compress(pack(log)))
+    assert_fails(run(f"b.{form}.gz"), 1, f"b.{form}.gz: the file is packed with {name}")
 
 
 def test_a_truncated_document_is_named(folder):

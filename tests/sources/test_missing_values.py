@@ -117,7 +117,8 @@ def test_empty_id_is_no_id_and_empty_time_is_no_time(tmp_path: Path) -> None:
     cells = [record(n, eventID="", userIdentityarn="arn:1") for n in range(2)]
     assert read(write(tmp_path / "x.jsonl", cells)).height == 2
     cells[1]["eventTime"] = " "
-    with pytest.raises(RecordError, match=r"x.jsonl:2: the record has no `eventTime`"):
+    message = r"x.jsonl:2: the record has no `eventTime`: the field is there, but has no value"
+    with pytest.raises(RecordError, match=message):
         read(write(tmp_path / "x.jsonl", cells))
 
 

@@ -60,6 +60,15 @@ _MAX_LAYERS = 4
 STREAMING_THRESHOLD, BLOCK_SIZE = 1 << 26, 1 << 24
 """Decompressed bytes above which a file is read in blocks, and the size of a block."""
 GZIP_MAGIC, ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_OTHER_PACKING = {
+    b"BZh91AY&SY": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"PK\x03\x04": "zip",
+    b"7z\xbc\xaf\x27\x1c": "7-Zip",
+    b"\x04\x22\x4d\x18": "lz4",
+}
+"""How files begin that are packed in a way that is not read."""
+OTHER_PACKED_SUFFIXES = (".bz2", ".xz", ".zip", ".7z", ".lz4")
 
 
 _MAX_RATIO = 200
@@ -392,6 +401,9 @@ def read_blocks(
     try:
         with as_local_file(path) as local, local.open("rb") as file:
             blocks = _decompress_inner_blocks(_decompress_blocks(file, size), size)
+            first = next(blocks, b"")
+            _check_packing(first, path)
+            blocks = chain([first] if first else [], blocks)
             most = limits.max_unpacked(get_file_size(local))
             yield from limits.check_blocks(blocks, path, most)
     except (EOFError, zlib.error, igzip_lib.IsalError, zstandard.ZstdError) as error:  # type: ignore[misc] # isal's types call IsalError a value
@@ -516,7 +528,19 @@ def decompress(data: bytes, path: LogPath, most: int) -> bytes:
         zstandard.ZstdError,
     ) as error:
         raise _damaged_error(error, path) from error
+    _check_packing(data, path)
     return data
+
+
+def _check_packing(start: bytes, path: LogPath) -> None:
+    """Reject a file that is packed in a way that is not read."""
+    for magic, name in _OTHER_PACKING.items():
+        if start.startswith(magic):
+            raise RecordError(
+                f"the file is packed with {name}, which is not read; unpack it, or pack it with "
+                "gzip or zstd",
+                file=path,
+            )
 
 
 def _decompress_gzip(data: bytes, most: int) -> bytes:

@@ -26,6 +26,7 @@ from morpheus.core.stage import Values, list_values
 from morpheus.errors import UsageError
 from morpheus.sources.compression import (
     FILE_TYPES,
+    OTHER_PACKED_SUFFIXES,
     LogPath,
     detect_file_type,
     is_rotated,
@@ -772,11 +773,7 @@ class FileDiscovery:
             "".join(path.suffixes[-2:]) for path in self._glob_local() if path.is_file()
         )
         if matching:
-            return (
-                f"Matching files have the suffixes {_format_suffixes(matching)}; log files have "
-                f"{', '.join(FILE_TYPES)}, also with .gz or .zst. Give `--file_type json`, csv or "
-                "parquet."
-            )
+            return _suggest_suffixes(matching)
         try:
             suffixes = sorted({p.suffix for p in base.iterdir() if p.is_file() and p.suffix})
         except PermissionError as error:
@@ -795,6 +792,17 @@ class FileDiscovery:
             return f"`{base}` is empty. `aws s3 ls` lists the contents of a bucket."
         shown = ", ".join(f"`{name}`" for name in names[:8])
         return f"`{base}` contains {shown}. Give a glob in quotes, a folder or an object."
+
+
+def _suggest_suffixes(matching: Counter[str]) -> str:
+    """Say which suffixes are read, and what to do with files that have others."""
+    found = f"Matching files have the suffixes {_format_suffixes(matching)}"
+    if all(suffix.endswith(OTHER_PACKED_SUFFIXES) for suffix in matching):
+        return f"{found}, which are not read. Unpack them, or pack them with gzip or zstd."
+    return (
+        f"{found}; log files have {', '.join(FILE_TYPES)}, also with .gz or .zst. Give "
+        "`--file_type json`, csv or parquet."
+    )
 
 
 def _format_suffixes(counts: Counter[str]) -> str:

@@ -679,8 +679,10 @@ class Reader:
                 several = " or ".join(f"`--time_format='{each}'`" for each in options)
                 return f"`{name}` is {found!r}: add {several}, as the log writes day and month"
             return f"`{name}` is {found!r}, which is not a time like {example}"
-        fields = _list_names(name, _list_field_names(record[0])) if record else ""
-        return f"the record has no `{name}`{fields}"
+        names = _list_field_names(record[0]) if record else []
+        if name in names:
+            return f"the record has no `{name}`: the field is there, but has no value"
+        return f"the record has no `{name}`{_list_names(name, names) if names else ''}"
 
     def _refuse_errors(self, chunk: RecordChunk) -> None:
         lost = max(1, chunk.num_lost - len(chunk.errors) + 1)
