@@ -461,6 +461,47 @@ def test_a_stream_gives_the_same_for_a_batch_of_several_days_and_for_one_batch_a
         assert judge([whole], 0.5, most) == judge(parts, 0.5, most)
 
 
+USER_DAYS = st.lists(
+    st.tuples(st.integers(0, 20), st.integers(0, 5), st.floats(1e-6, 1)), min_size=1, max_size=60
+)
+
+
+@given(USER_DAYS, st.sampled_from([None, 0.3, 1.0]))
+def test_a_stream_counts_each_alert_once_in_whichever_order_days_come(events, most):
+    batches = [make_candidates([day], [pvalue], f"u{user}") for day, user, pvalue in events]
+    kept, report = judge(batches, alerts=3.0, most=most)
+    latest = [max(day for day, *_ in events[: at + 1]) for at in range(len(events))]
+    known = [event for event, now in zip(events, latest, strict=True) if event[0] > now - 7]
+    if len(known) == len(events):  # an alert of more than a week ago can count twice
+        assert report.alerts == len(set(kept))
+    assert report.alerts >= len(set(kept))
+    if most is not None:
+        assert report.alerts <= most * (max(latest) - events[0][0] + 1) + 1e-9
+
+
+@given(USER_DAYS)
+def test_a_stream_that_is_behind_judges_many_users_day_by_day(events):
+    by_user, by_day = {}, {}
+    for day, user, pvalue in sorted(events):
+        by_user.setdefault(f"u{user}", []).append((day, pvalue))
+        by_day.setdefault((day, f"u{user}"), []).append(pvalue)
+    whole = [
+        make_candidates([day for day, _ in found], [pvalue for _, pvalue in found], user)
+        for user, found in sorted(by_user.items())
+    ]
+    parts = [make_candidates([d] * len(p), p, user) for (d, user), p in sorted(by_day.items())]
+    for most in (None, 1.0):
+        stage, state = StreamBudgetFilter(2.0, most), StreamBudgetState()
+        out = [each for [each] in stage.process_users(whole, [state] * len(whole))]
+        kept = [
+            (batch.user, day)
+            for batch, found in zip(whole, out, strict=True)
+            for day in batch.candidates.days[found.table[ROW].to_numpy()].tolist()
+        ]
+        expected, report = judge(parts, 2.0, most)
+        assert (sorted(kept), out[-1].budget_report) == (sorted(expected), report)
+
+
 def test_the_first_user_of_a_stream_is_not_an_alert_for_being_the_first():
     kept, report = judge([make_candidates([0], [0.5])])
     assert kept == []
@@ -508,7 +549,7 @@ def test_a_day_of_a_stream_starts_once_and_is_closed_by_the_next():
     state = StreamBudgetState()
     state.start_day(10, 1.0, 2.0)
     state.users |= {"ann", "bob", "cy"}
-    assert [state.allows(user, 2.0) for user in ("ann", "bob", "cy", "ann")] == [
+    assert [state.allows(user, 10, 2.0) for user in ("ann", "bob", "cy", "ann")] == [
         *(True, True, False, True)
     ]
     for day in (10, 9):
@@ -517,7 +558,7 @@ def test_a_day_of_a_stream_starts_once_and_is_closed_by_the_next():
     state.start_day(11, 1.0, 2.0)
     assert (state.day, state.days, state.users_per_day, state.users) == (11, 1, 3.0, set())
     assert state.factor < 1, "three days would have been alerts, and one is wanted"
-    assert [state.allows(user, 2.0) for user in ("ann", "bob", "cy")] == [True, True, False]
+    assert [state.allows(user, 11, 2.0) for user in ("ann", "bob", "cy")] == [True, True, False]
 
 
 def test_quiet_days_of_a_stream_raise_the_threshold_up_to_a_limit():

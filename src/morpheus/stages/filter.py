@@ -643,6 +643,9 @@ class StreamBudgetState(State):
         alerts: Number of alerts so far.
         suppressed: Number of user-days so far of which all events were suppressed.
         capped: Number of user-days so far that were not allowed.
+        earlier: Users in `chosen` and `raised`, of the days before, by day. Events can come after
+            those of the next day: late, or because another user was processed first.
+        late: Alerts of the days before that came since the latest day began.
     """
 
     max_bytes = 1 << 24
@@ -659,6 +662,8 @@ class StreamBudgetState(State):
     alerts: int = 0
     suppressed: int = 0
     capped: int = 0
+    earlier: dict[int, tuple[set[str], set[str]]] = msgspec.field(default_factory=dict)
+    late: int = 0
 
     def start_day(self, day: int, wanted: float, most: float | None) -> None:
         """Close the day before, if a new one starts, and adapt the threshold.
@@ -673,13 +678,17 @@ class StreamBudgetState(State):
         if self.users:
             self.days += 1
             self.users_per_day += (len(self.users) - self.users_per_day) / self.days
-            miss = (len(self.chosen) + len(self.held) - wanted) / max(wanted, 1.0)
+            alerts = len(self.chosen) + self.late + len(self.held)
+            miss = (alerts - wanted) / max(wanted, 1.0)
             factor = self.factor * math.exp(-ADAPTATION * miss)
             self.factor = min(max(factor, MIN_FACTOR), MAX_FACTOR)
         if most is not None:
             self.bucket.start_day(day, most)
+        if self.chosen:
+            self.earlier[self.day] = self.chosen, self.raised
+        self.earlier = {d: sets for d, sets in self.earlier.items() if d > day - BUCKET_DAYS}
         self.day, self.users, self.held = day, set(), set()
-        self.chosen, self.raised = set(), set()
+        self.chosen, self.raised, self.late = set(), set(), 0
 
     def find_limit(self, wanted: float) -> float:
         """Return the p-value of alerts on the latest day.
@@ -690,25 +699,35 @@ class StreamBudgetState(State):
         usual = self.users_per_day if self.days else MIN_FIRST_USERS
         return min(self.factor * wanted / max(usual, len(self.users)), 1.0)
 
-    def allows(self, user: str, most: float | None) -> bool:
-        """Return whether a user's latest day may become an alert, and count it."""
-        if user in self.chosen or user in self.held:
-            return user in self.chosen
+    def allows(self, user: str, day: int, most: float | None) -> bool:
+        """Return whether a day of a user may become an alert, and count it."""
+        chosen, _ = self._find_alerts(day)
+        held = user if day == self.day else f"{user} {day}"
+        if user in chosen or held in self.held:
+            return user in chosen
         if most is not None and not self.bucket.count_allowed(most):
-            self.held.add(user)
+            self.held.add(held)
             self.capped += 1
             return False
         self.bucket.take(1)
-        self.chosen.add(user)
+        chosen.add(user)
+        self.late += day != self.day
         self.suppressed += 1
         return True
 
-    def raise_alert(self, user: str) -> None:
-        """Count an alert of the latest day with an event that is not suppressed."""
-        if user not in self.raised:
-            self.raised.add(user)
+    def raise_alert(self, user: str, day: int) -> None:
+        """Count an alert with an event that is not suppressed."""
+        _, raised = self._find_alerts(day)
+        if user not in raised:
+            raised.add(user)
             self.alerts += 1
             self.suppressed -= 1
+
+    def _find_alerts(self, day: int) -> tuple[set[str], set[str]]:
+        """Return the users in `chosen` and in `raised` of a day."""
+        if day == self.day:
+            return self.chosen, self.raised
+        return self.earlier.setdefault(day, (set(), set()))
 
 
 @dataclass(frozen=True)
@@ -733,32 +752,54 @@ class StreamBudgetFilter(Transform):
 
     def process(self, batch: Batch, state: StreamBudgetState) -> Iterator[Batch]:
         """Keep the events whose user-day is an alert."""
-        candidates, user = batch.candidates, batch.user
-        if candidates is None or user is None:
-            yield replace(batch, candidates=None)
-            return
-        above, rows = self._choose_events(candidates, user, state)
-        kept = drop_suppressed(batch, self.rules, above, rows)
-        yield replace(kept, candidates=None, budget_report=self._report(state))
+        for kept in self.process_users([batch], [state]):
+            yield from kept
+
+    def process_users(
+        self, batches: Sequence[Batch], states: Sequence[StreamBudgetState]
+    ) -> Iterator[Sequence[Batch]]:
+        """Judge the events of several users day by day, so that each day has all its users."""
+        above = [np.zeros((2, batch.table.height), dtype=np.bool_) for batch in batches]
+        by_day: dict[int, list[int]] = {}
+        for number, batch in enumerate(batches):
+            if batch.candidates is not None and batch.user is not None:
+                for day in batch.candidates.user_days.dates.tolist():
+                    by_day.setdefault(day, []).append(number)
+        for day in sorted(by_day):
+            for number in by_day[day]:
+                self._choose_events(batches[number], day, states[number], above[number])
+        for batch, state, found in zip(batches, states, above, strict=True):
+            if batch.candidates is None or batch.user is None:
+                yield [replace(batch, candidates=None)]
+            else:
+                kept = drop_suppressed(batch, self.rules, *found)
+                yield [replace(kept, candidates=None, budget_report=self._report(state))]
 
     def _choose_events(
-        self, candidates: AlertCandidates, user: str, state: StreamBudgetState
-    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Return which events are part of an alert, and which of them are left, 2 x (events,)."""
-        above, rows = np.zeros((2, len(candidates.days)), dtype=np.bool_)
-        for day in candidates.user_days.dates.tolist():
-            state.start_day(day, self.alerts_per_day, self.max_alerts_per_day)
+        self, batch: Batch, day: int, state: StreamBudgetState, found: NDArray[np.bool_]
+    ) -> None:
+        """Mark which events of a day are part of an alert, and which of them are left.
+
+        Args:
+            batch: Events of one user, with candidates.
+            day: The day.
+            state: What the budget remembers.
+            found: The marks, 2 x (events,).
+        """
+        candidates, user = batch.candidates, batch.user
+        if candidates is None or user is None:
+            return
+        state.start_day(day, self.alerts_per_day, self.max_alerts_per_day)
+        if day == state.day:
             state.users.add(user)
-            limit = state.find_limit(self.alerts_per_day)
-            of_day = (candidates.days == day) & (candidates.pvalues <= limit)
-            if of_day.any() and state.allows(user, self.max_alerts_per_day):
-                above |= of_day
-                left = of_day & (candidates.suppressed_by == NO_MATCH)
-                left &= candidates.remaining_pvalues <= limit
-                rows |= left
-                if left.any():
-                    state.raise_alert(user)
-        return above, rows
+        limit = state.find_limit(self.alerts_per_day)
+        of_day = (candidates.days == day) & (candidates.pvalues <= limit)
+        if of_day.any() and state.allows(user, day, self.max_alerts_per_day):
+            left = of_day & (candidates.suppressed_by == NO_MATCH)
+            left &= candidates.remaining_pvalues <= limit
+            found |= np.stack([of_day, left])
+            if left.any():
+                state.raise_alert(user, day)
 
     def _report(self, state: StreamBudgetState) -> AlertBudgetReport:
         return AlertBudgetReport(
