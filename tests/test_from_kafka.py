@@ -613,6 +613,28 @@ def test_options_that_contradict_each_other_are_rejected(values, reason):
         make("127.0.0.1:1", "trail", **values)
 
 
+def test_an_age_of_states_is_rejected_with_a_changelog_that_would_keep_them():
+    stage = make("127.0.0.1:1", "trail")
+    options = replace(stage.options, state="state.db", state_max_age="90d")
+    with pytest.raises(UsageError, match="keeps the states that --state_max_age removes"):
+        replace(stage, options=options, changelog_topic="states").validate()
+
+
+@pytest.mark.parametrize("columns", [(), ("@identity",)])
+def test_the_state_file_has_messages_only_if_there_are_no_pseudonyms(
+    broker, topic, tmp_path, columns
+):
+    send(broker, topic, [line(1)])
+    key = tmp_path / "morpheus.key"
+    morpheus.main(["tools", "pseudonym-key", str(key)], standalone_mode=False)
+    stage = make(broker, topic)
+    options = replace(stage.options, state=str(tmp_path / "state.db"), pseudonymize=columns)
+    options = replace(options, pseudonym_key_file=str(key) if columns else None)
+    stream = replace(stage, options=options).micro_batches(None, RunMetrics(), {})
+    kept = [each.journal for each in stream if each.journal is not None]
+    assert bool(kept) == (not columns)
+
+
 def test_a_schema_reads_any_log(broker, topic):
     sign_in = {
         "published": "2024-05-01T10:00:00.000Z",

@@ -1225,6 +1225,11 @@ class FromKafka(Source):
                 "--changelog_topic: needs a state file, which keeps rows until the sinks have "
                 "them. Add `--state=state.db` after `pipeline-ae`."
             )
+        if options.state_max_age is not None:
+            raise UsageError(
+                "--changelog_topic: keeps the states that --state_max_age removes. Leave that out, "
+                "and give the topic `cleanup.policy=compact,delete` and the age as `retention.ms`."
+            )
         if len(topics) > 1 or name in topics:
             raise UsageError(
                 "--changelog_topic: needs one --input_topic, and another topic than that."
@@ -1324,10 +1329,14 @@ class FromKafka(Source):
 
     @property
     def _has_journal(self) -> bool:
-        """Whether rows need not wait for the states: these are made of the messages again."""
+        """Whether rows need not wait for the states: these are made of the messages again.
+
+        With pseudonyms they wait, because the messages have the names, and the state file must not.
+        """
         options = self.options
         waits = options.allowed_lateness not in {"", "0", "0s"}
-        return options.durable and self.changelog_topic is None and not waits
+        moves = self.changelog_topic is not None
+        return options.durable and not (waits or moves or self.get_pseudonymizer())
 
     def replay(self, journal: Sequence[bytes]) -> FromKafka:
         """Return a source that begins with the messages of a journal; see `Source`."""
