@@ -264,6 +264,20 @@ def test_a_message_that_the_dead_letter_topic_does_not_take_is_not_passed_over(b
     assert reading.offsets.get(f"{topic}/0", b"0") in {b"0", b"1"}
 
 
+def test_a_dead_letter_topic_that_is_deleted_ends_the_run_with_its_name(broker, topic):
+    letters = f"{topic}-letters"
+    create(broker, letters, partitions=1)
+    stage = make(broker, topic, dead_letter_topic=letters, until_end=False)
+    send(broker, topic, [b"{"])
+    steps = iter(Collector(stage))
+    while not read_topic(broker, letters):
+        next(steps)
+    delete(broker, letters)
+    send(broker, topic, [b"{"])
+    with pytest.raises(TransientError, match=f"--dead_letter_topic: `{letters}` did not take"):
+        list(islice(steps, 600))  # a tenth of a second each while it waits
+
+
 def test_events_that_are_processed_again_send_no_dead_letter_again(broker, topic):
     letters = f"{topic}-letters"
     create(broker, letters, partitions=1)

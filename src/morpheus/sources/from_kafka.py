@@ -852,7 +852,12 @@ class DeadLetters:
             UsageError: The brokers deny access to the topic.
             TransientError: They do not take a message for another reason.
         """
-        left = self._producer.flush(_SLICE)
+        from confluent_kafka import KafkaException  # noqa: PLC0415 - an extra
+
+        try:
+            left = self._producer.flush(_SLICE)
+        except KafkaException as error:  # such as that the topic was deleted and made again
+            raise self._explain("a message", error.args[0]) from error
         too_large, self._too_large = self._too_large, []
         for received, reason in too_large:
             size = format_count(len(received.message.value() or b""), "byte")
@@ -860,14 +865,15 @@ class DeadLetters:
                 received, f"{reason}; the value has {size}, too many for `{self._topic}`", None
             )
         if self._failure is not None:
-            raise self._explain(*self._failure)
+            received, failure = self._failure
+            raise self._explain(f"the message of {received}", failure)
         return not left and not too_large
 
-    def _explain(self, received: Received, error: KafkaError) -> MorpheusError:
+    def _explain(self, what: str, error: KafkaError) -> MorpheusError:
         denied = error.code() in _access_codes()
         fix = "Allow `Write` on it" if denied else "Check the topic"
         return (UsageError if denied else TransientError)(
-            f"--dead_letter_topic: `{self._topic}` did not take the message of {received}: "
+            f"--dead_letter_topic: `{self._topic}` did not take {what}: "
             f"{error.str().rstrip('.')}. {fix}, and start the run again. It reads the message "
             "again."
         )
