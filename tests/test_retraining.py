@@ -393,10 +393,13 @@ def test_a_champion_that_another_run_made_meanwhile_stays(models, logs):
 
 
 def test_promote_never_leaves_it_to_a_person(models, logs):
-    done = retrain(models, logs, "--promote=never")
+    done = retrain(models, logs, "--promote=never", "--window=300d")
     assert done.exit_code == 0
     assert "`morpheus models promote` makes it the champion" in done.output
     assert VersionedStore.open(models).resolve(CHAMPION) == 1
+    first, last = VersionedStore.open(models).read_manifest().find(2).period
+    assert first[:10] == "2026-01-05", "that of the events, not of the window"
+    assert last[:10] == "2026-03-18"
 
 
 def test_without_drift_nothing_is_trained(models, logs):

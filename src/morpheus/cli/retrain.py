@@ -899,7 +899,6 @@ class _Retraining:
             alias=CANDIDATE,
             base=self.champion.number,
             note="retrain --update" if self.options.update else "retrain",
-            period=(self.start.isoformat(), plan.holdout.isoformat()),
             facts=replace(facts, trained_until=until),
         )
 
