@@ -296,6 +296,15 @@ def test_renewing_users_keeps_what_another_run_has_published_meanwhile(work, two
     assert {user: card.version for user, card in champion.cards.items()} == {"ann": 3, "bob": 2}
 
 
+def test_the_report_of_rows_of_a_candidate_gets_the_candidate(work):
+    glob, output = f"--train_data_glob={work}/in/a.jsonl", f"{work / 'models'}@candidate"
+    options = (glob, "--train_min_history=10", f"--models_output_filename={output}")
+    assert f"--models={output}" in score(work, "new.csv", *options)
+    assert f"--models={work / 'models'}`" in score(
+        work, "again.csv", *options[:2], options[2].removesuffix("@candidate")
+    )
+
+
 # Streams.
 
 

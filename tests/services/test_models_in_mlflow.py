@@ -51,6 +51,18 @@ def test_versions_and_aliases_are_those_of_the_registered_model(two):
     assert store.rollback() == 1
 
 
+@pytest.mark.parametrize("alias", ["latest", "v1"])
+def test_an_alias_that_mlflow_reserves_is_rejected_before_anything_is_read(two, alias):
+    store = VersionedStore.open(STORE)
+    with pytest.raises(UsageError, match=f"MLflow reserves the alias `{alias}`"):
+        store.publish([named("ann", two[0])], alias=alias)
+    assert store.versions() == ()
+    words = ["run", "pipeline-ae", "from-cloudtrail", f"--input_glob={DATA}/input-data/*.csv"]
+    words += ["train-ae", f"--models_output_filename={STORE}@{alias}"]
+    result = CliRunner().invoke(morpheus, words)
+    assert (result.exit_code, "reserves the alias" in result.output) == (2, True), result.output
+
+
 def test_two_publishers_lose_nothing(two):
     VersionedStore.open(STORE).publish([named("ann", two[0])])
 

@@ -801,7 +801,7 @@ def _list_report_options(
     if next((name for name in known if name in present), None) != to_user_column(user):
         yield f"--userid_column_name={user}"
     if metrics.saved_models is not None:
-        yield f"--models={metrics.saved_models.folder}"
+        yield f"--models={metrics.saved_models.location}"
     # Other files have row numbers, which show that events were dropped.
     if metrics.filtered and any(suffix.startswith(".json") for suffix in rows.suffixes):
         yield "--all_alerts"

@@ -288,6 +288,14 @@ class MlflowVersions(VersionedStore):
         """Return a value that changes when a version or an alias does."""
         return sha256(msgspec.json.encode(self.read_manifest())).digest()
 
+    def check_alias(self, name: str) -> None:
+        """Reject a name that is no alias, or that MLflow has reserved."""
+        super().check_alias(name)
+        if re.fullmatch(r"latest|v[0-9]+", name):
+            raise UsageError(
+                f"{self.folder}: MLflow reserves the alias `{name}`. Give another one."
+            )
+
     def reserve(self) -> int | None:
         """Reserve nothing: the server gives a number when a version is made."""
         return None

@@ -211,12 +211,19 @@ class SavedModels:
         trained: Number of users that were trained in this run.
         kept: Number of users whose older fingerprints were kept.
         version: Number of the new version.
+        alias: Alias that names it, if the command gave one.
     """
 
     folder: str
     trained: int
     kept: int
     version: int
+    alias: str = ""
+
+    @property
+    def location(self) -> str:
+        """The store, with the alias if there is one, as `morpheus report --models` takes it."""
+        return f"{self.folder}@{self.alias}" if self.alias else self.folder
 
 
 def put_model(

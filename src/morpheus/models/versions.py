@@ -617,7 +617,7 @@ class VersionedStore:
     def publish_placed(self, draft: NewVersion, alias: str | None) -> int:
         """Publish a version of fingerprints whose files are written; see `publish`."""
         if alias is not None:
-            check_alias(alias)
+            self.check_alias(alias)
         made: list[int] = []
 
         def add(manifest: Manifest) -> Manifest:
@@ -639,13 +639,21 @@ class VersionedStore:
 
     # Aliases.
 
+    def check_alias(self, name: str) -> None:
+        """Reject a name that is no alias in this store.
+
+        Raises:
+            UsageError: The name has other characters, or the store uses it itself.
+        """
+        check_alias(name)
+
     def set_alias(self, name: str, which: str | int) -> int:
         """Let an alias name a version, and return its number.
 
         Raises:
             UsageError: The name is no alias, or there is no such version.
         """
-        check_alias(name)
+        self.check_alias(name)
         after = self._change(
             lambda manifest: manifest.with_alias(name, self._resolve(manifest, which).number)
         )

@@ -643,7 +643,7 @@ class TrainAe(Transform):
         self.staging.close()
         self._warn_other_number(version)
         kept = 0 if old is None else len(old.cards.keys() - {card.user for card in new})
-        metrics.saved_models = SavedModels(folder, len(new), kept, version)
+        metrics.saved_models = SavedModels(folder, len(new), kept, version, alias)
 
     def _warn_other_number(self, version: int) -> None:
         """Warn if the rows of this run have another number than the version it has published."""
@@ -980,6 +980,8 @@ class TrainAe(Transform):
                 f"--models_output_filename: `{location}` names version {alias}, but a run "
                 f"publishes a new version. Give `{folder}`, or `{folder}@candidate` for an alias."
             )
+        if alias:
+            self.output_store.check_alias(alias)
         self.output_store.folder.check_access()
         try:
             existing = find_models(folder, self.key)
