@@ -444,6 +444,13 @@ def test_open_incidents_are_not_learned_until_a_verdict_calls_them_harmless(mode
         assert decisions(retrain(models, logs, *words))["ann"]["suspicious"] == expected
 
 
+def test_a_file_of_alerts_without_rows_leaves_nothing_open(models, logs, tmp_path):
+    alerts = tmp_path / "alerts.jsonl"
+    alerts.write_text("\n")  # what `to-file` writes if there is no alert
+    found = decisions(retrain(models, logs, "--json", "--promote=never", f"--alerts={alerts}"))
+    assert found["ann"]["suspicious"] == 0
+
+
 def test_threads_do_not_affect_results(models, logs):
     results = []
     for threads in (1, 2):

@@ -74,18 +74,28 @@ class ResultFiles:
 
     @classmethod
     def from_files(cls, files: Sequence[Path], user_column: str) -> Self:
-        """Find the columns in the first file that has rows. A day without alerts has none.
+        """Return the files, or reject them if none has rows; see `find`."""
+        found = cls.find(files, user_column)
+        if found is None:
+            raise UsageError(f"`{files[0]}` has no rows. Give the output of an earlier run.")
+        return found
+
+    @classmethod
+    def find(cls, files: Sequence[Path], user_column: str) -> Self | None:
+        """Find the columns in the first file that has rows; None if there is none.
+
+        A day without alerts has no rows.
 
         Args:
             files: The files, one or more.
             user_column: The user column; empty to use a known one.
 
         Raises:
-            UsageError: No file has rows; or that file has no such column, or cannot be read.
+            UsageError: That file has no such column, or cannot be read.
         """
         first = next(((file, rows) for file in files for rows in read_results(file)), None)
         if first is None:
-            raise UsageError(f"`{files[0]}` has no rows. Give the output of an earlier run.")
+            return None
         file, rows = first
         chosen = user_column or find_user_column(rows.columns) or ""
         if not chosen or find_users(rows, chosen) is None:
@@ -272,7 +282,7 @@ def write_report(request: ReportRequest, files: Sequence[Path]) -> ReportData:
         suffixes=HTML_SUFFIXES,
     )
     request, files, counts = open_folder(request, files)
-    results = ResultFiles.from_files(files, request.userid_column_name)
+    results = _open_results(request, files, counts)
     data = _build_report(request, results, counts)
     log = build_log_view(results.origin)
     text = render_page(msgspec.json.encode(data), msgspec.json.encode(log))
@@ -284,7 +294,18 @@ def write_report(request: ReportRequest, files: Sequence[Path]) -> ReportData:
 def build_report(request: ReportRequest, files: Sequence[Path]) -> ReportData:
     """Return the data of the page."""
     request, files, counts = open_folder(request, files)
-    return _build_report(request, ResultFiles.from_files(files, request.userid_column_name), counts)
+    return _build_report(request, _open_results(request, files, counts), counts)
+
+
+def _open_results(
+    request: ReportRequest, files: Sequence[Path], counts: RunCounts | None
+) -> ResultFiles:
+    """Open the files. Of a run whose counts are known, they may have no rows: it had no alert."""
+    column = request.userid_column_name
+    if counts is None:
+        return ResultFiles.from_files(files, column)
+    empty = ResultFiles(files, column or ACTOR_OPTION, find_log("", ()), None)
+    return ResultFiles.find(files, column) or empty
 
 
 def _build_report(

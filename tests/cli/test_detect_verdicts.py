@@ -84,6 +84,18 @@ def test_judged_incidents_and_their_like_are_hidden_and_no_other_user_loses_one(
     assert "suppressions.toml" in " ".join(done.command)
 
 
+def test_verdicts_and_reports_work_after_a_run_without_an_incident(again: Path) -> None:
+    option = write_verdicts(again, judge(list_incidents(again).to_dicts()[0]))
+    none = detect(again, "bucket/json", "--alerts_per_day=0")
+    assert none.counts[0] == 0
+    report = execute(again, "report", OUT)
+    assert report.returncode == 0, report.stderr
+    assert f"0 incidents in {none.counts[2]:,} scored events" in report.stderr
+    detect(again, "bucket/json", "--alerts_per_day=0", option)
+    suppress = execute(again, "tools", "suppress", "verdicts.json", f"--preview={OUT}")
+    assert suppress.returncode == 0, suppress.stderr
+
+
 def test_the_printed_command_gives_the_same_results_with_verdicts(again: Path) -> None:
     rows = list_incidents(again).to_dicts()
     option = write_verdicts(

@@ -827,7 +827,8 @@ class _Retraining:
         closed = {verdict.incident for verdict in benign}
         days: dict[str, set[int]] = {}
         column = self.pipeline.userid_column_name
-        for user, rows in ResultFiles.from_files(files, column).iter_by_user():
+        results = ResultFiles.find(files, column)
+        for user, rows in () if results is None else results.iter_by_user():
             is_open = pl.lit(value=True)
             if INCIDENT_ID in rows.columns:
                 is_open = ~pl.col(INCIDENT_ID).is_in(sorted(closed))

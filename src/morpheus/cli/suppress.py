@@ -147,9 +147,9 @@ class TuningSources:
 
     def read_past(self) -> PastAlerts:
         """Read the past alerts."""
-        if not self.files:
+        results = ResultFiles.find(self.files, self.user_column)
+        if results is None:
             return PastAlerts.empty(find_log("", ()))
-        results = ResultFiles.from_files(self.files, self.user_column)
         frames = [self._identify(rows, user) for user, rows in results.iter_by_user()]
         return PastAlerts.from_rows(pl.concat(frames, how="diagonal_relaxed"), results.log)
 
