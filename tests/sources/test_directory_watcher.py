@@ -420,6 +420,59 @@ def test_the_last_line_of_a_copy_waits_for_its_rest_too(tmp_path: Path) -> None:
     assert watcher.take_copies() == [(str(copy), str(log))]
 
 
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_copy_with_the_inode_of_another_file_is_known(
+    tmp_path: Path, pack: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    log, other = tmp_path / "in" / "a.jsonl", tmp_path / "in" / "b.jsonl"
+    log.parent.mkdir()
+    log.write_text(lines(*BIG))
+    other.write_text(lines(500, 501))
+    plan = {
+        8: lambda: other.write_bytes(pack(lines(*BIG, 200).encode())),
+        20: lambda: append(log, lines(300)),
+    }
+    _, watcher = follow(log.parent, plan, quiet=0.5)
+    rounds = fill(watcher)
+    found = [read(next(rounds), tmp_path / str(n)) for n in range(3)]
+    assert found == [[*BIG, 500, 501], [200], [300]]
+    assert watcher.take_copies() == [(str(other), str(log))]
+    assert not caplog.text
+
+
+LARGE = list(range(1000))
+
+
+def test_a_copy_that_is_written_slowly_is_known(tmp_path: Path) -> None:
+    log, copy = tmp_path / "in" / "a.jsonl", tmp_path / "in" / "b.jsonl"
+    log.parent.mkdir()
+    log.write_text(lines(*LARGE))
+    copied = lines(*LARGE, 2000)
+    size = len(copied) // 10 + 1
+    plan: dict[int, Callable[[], object]] = {
+        n + 4: lambda n=n: append(copy, copied[n * size : (n + 1) * size])  # type: ignore[misc]
+        for n in range(10)
+    }
+    plan[30] = lambda: append(log, lines(300))
+    _, watcher = follow(log.parent, plan, quiet=0.5)
+    rounds = fill(watcher)
+    assert [read(next(rounds), tmp_path / str(n)) for n in range(3)] == [LARGE, [2000], [300]]
+
+
+def test_the_longest_original_of_a_copy_counts(tmp_path: Path) -> None:
+    log, copy, last = (tmp_path / "in" / f"{name}.jsonl" for name in "bac")
+    log.parent.mkdir()
+    log.write_text(lines(*BIG))
+    plan = {
+        4: lambda: copy.write_text(lines(*BIG)),
+        8: lambda: append(log, lines(200)),
+        20: lambda: last.write_text(lines(*BIG, 200, 300)),
+    }
+    _, watcher = follow(log.parent, plan, quiet=0.5)
+    rounds = fill(watcher)
+    assert [read(next(rounds), tmp_path / str(n)) for n in range(3)] == [BIG, [200], [300]]
+
+
 def test_a_file_that_only_begins_like_another_is_read_whole(tmp_path: Path) -> None:
     log = tmp_path / "a.jsonl"
     log.write_text(lines(*BIG, 1))

@@ -12,7 +12,7 @@ import os
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -409,15 +409,15 @@ class DirectoryWatcher:
         known = self.taken.get(identity)
         if self._is_done(known, stamp) or self._is_held(path, identity, stamp):
             return []
-        copied = self._take_copy(path, identity, stamp) if known is None and is_stable else None
-        if copied is not None:
-            return copied
         is_csv = self.detect_type(path) == "csv"
         with path.open("rb") as file:
             has_lines = _has_lines(file, is_csv=is_csv)
             is_continued = has_lines and known is not None and known.is_continued_by(path, stamp)
             if self._is_new_content(identity, known, is_continued=is_continued):
                 return []
+            copied = None if is_continued else self._look_for_copy(path, identity, stamp, known)
+            if copied is not None:
+                return copied
             if not has_lines and (
                 not is_stable or self._waits(path, identity, stamp, is_csv=is_csv)
             ):
@@ -539,13 +539,45 @@ class DirectoryWatcher:
         self.taken[identity] = taken
         self._changed.add(identity)
 
-    def _take_copy(self, path: Path, identity: FileId, stamp: FileStamp) -> list[FilePart] | None:
+    def _look_for_copy(
+        self, path: Path, identity: FileId, stamp: FileStamp, known: TakenFile | None
+    ) -> list[FilePart] | None:
+        """Take a copy if it is complete; nothing if it is being written; None for no copy."""
+        if self.last_stamps.get(identity) == stamp:
+            return self._take_copy(path, identity, stamp, known)
+        return [] if self._is_being_copied(path, stamp.size) else None
+
+    def _is_being_copied(self, path: Path, size: int) -> bool:
+        """Return whether a file that grows has, so far, what a taken file has."""
+        with path.open("rb") as file:
+            head = _digest(_read(file, 0, _ANCHOR_BYTES))
+            for each in self.taken.values():
+                if each.offset < _ANCHOR_BYTES or each.head != head:
+                    continue
+                if size >= each.offset:
+                    if _digest_before(file, each.offset) == each.anchor:
+                        return True
+                    continue
+                with suppress(OSError), Path(each.path).open("rb") as original:
+                    if _digest_before(original, size) == _digest_before(file, size):
+                        return True
+        return False
+
+    def _take_copy(
+        self, path: Path, identity: FileId, stamp: FileStamp, known: TakenFile | None
+    ) -> list[FilePart] | None:
         """Take what is new in a copy of a taken file, compressed or not; None for no copy.
 
         A copy is not counted as a file. The taken file may be deleted, as after log rotation.
+
+        Args:
+            path: The copy.
+            identity: Its identity, which another file may have had before.
+            stamp: Its stamp.
+            known: That other file.
         """
         try:
-            found = self._find_original(path)
+            found = self._find_original(path, known)
         except (MorpheusError, OSError):
             return None  # the reader says what is wrong with it
         if found is None:
@@ -564,13 +596,17 @@ class DirectoryWatcher:
         end = stamp.size if unpacks else size
         taken = TakenFile(str(path), stamp, end, end, head, anchor)
         parts = self._copy(FilePart(path, start, size, is_csv, unpacks), identity)
+        if known is not None:
+            self._remember(identity._replace(version=known.stamp.modified), known)
         self.taken[identity] = taken
         self._changed.add(identity)
         self.copies.append((str(path), original.path))
         return parts
 
-    def _find_original(self, path: Path) -> tuple[TakenFile, int, bool] | None:
-        """Find a taken file with which another one begins.
+    def _find_original(
+        self, path: Path, known: TakenFile | None
+    ) -> tuple[TakenFile, int, bool] | None:
+        """Find the longest taken file, but a known one, with which another file begins.
 
         Returns:
             The taken file, the size of the other one's content, and whether that was compressed.
@@ -578,11 +614,14 @@ class DirectoryWatcher:
         place = parse_hive_partitions(path)
         heads = defaultdict[bytes, list[TakenFile]](list)
         for each in self.taken.values():
+            if each is known:
+                continue
             if each.offset >= _ANCHOR_BYTES and parse_hive_partitions(Path(each.path)) == place:
                 heads[each.head].append(each)
         for unpacks in (False, True):
             first = next(_iter_blocks(path, unpacks=unpacks), b"")[:_ANCHOR_BYTES]
-            for candidate in heads.get(_digest(first), ()):
+            same = heads.get(_digest(first), [])
+            for candidate in sorted(same, key=lambda each: each.offset, reverse=True):
                 with closing(_iter_blocks(path, unpacks=unpacks)) as blocks:
                     size = candidate.is_in(blocks)
                 if size is not None:
