@@ -322,6 +322,18 @@ def test_a_header_becomes_a_column_of_every_record_of_its_message(broker, topic)
     assert "tenant" in source.describe_log().paths or frame["region"].null_count() == 4
     with pytest.raises(UsageError, match="--header_column: `eventName` is a column of CloudTrail"):
         make(broker, topic, header_column=("eventName",))
+    with pytest.raises(UsageError, match="--header_column: `=tenant` names no header"):
+        make(broker, topic, header_column=("=tenant",))
+
+
+def test_a_field_of_a_record_does_not_replace_the_header_of_its_name(broker, topic):
+    records = [json.dumps(event(number) | {"tenant": "of the record"}) for number in (1, 2, 3)]
+    send(broker, topic, [records[0].encode()], headers=[("tenant", b"of the header")])
+    send(broker, topic, [records[1].encode()], headers=[("other", b"x")])
+    send(broker, topic, [f"[{records[2]} , {{}}]".encode()])
+    source = make(broker, topic, header_column=("tenant",), bad_record="skip")
+    frame = pl.concat(Collector(source).finish().frames)
+    assert frame["tenant"].to_list() == ["of the header", None, None]
 
 
 @pytest.mark.parametrize(

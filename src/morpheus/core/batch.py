@@ -1025,7 +1025,7 @@ class RunMetrics:
                 "earlier runs have taken all events of the period",
             ),
             (not stats.read and not_opened, "no file is in the period, by the dates in its name"),
-            (not stats.read, "the files have no event"),
+            (not stats.read, "the input has no event"),
             (stats.read == stats.outside_range, "no event is in the period"),
             (
                 stats.read == stats.outside_range + stats.taken,

@@ -181,27 +181,38 @@ class MessageDecoder:
         """
         if headers:
             _check_headers({name.lower(): text for name, text in headers})
-        elif value[:1] in (b"{", b"[") and is_single_line(value):
+        elif not self.header_columns and value[:1] in (b"{", b"[") and is_single_line(value):
             return [value]  # what most messages are
         text = _decompress(value)
         if text[:1] == b"\0" and text[5:6] in (b"{", b"["):
             text = text[5:]  # the id of a schema in a registry, in front of JSON
         lines = [text] if b"\n" not in text.rstrip() else _split_lines(text)
         lines = [_check_json(line.strip()) for line in lines]
-        columns = self._make_columns(headers) if self.header_columns else b""
-        if not columns:
+        if not self.header_columns:
             return lines
-        find = self.log_format.record_finder.find
-        return [b"{%s,%s" % (columns, bytes(r).lstrip()[1:]) for line in lines for r in find(line)]
+        columns, find = self._make_columns(headers), self.log_format.record_finder.find
+        return [_add_fields(bytes(record), columns) for line in lines for record in find(line)]
 
     def _make_columns(self, headers: Sequence[tuple[str, bytes | None]]) -> bytes:
         """Return the headers that become columns, as fields of JSON."""
-        values = {
+        values = dict.fromkeys(self.header_columns.values(), "") | {
             self.header_columns[name]: (text or b"").decode("utf-8", "replace")
             for name, text in headers
             if name in self.header_columns
         }
         return msgspec.json.encode(values)[1:-1]
+
+
+def _add_fields(record: bytes, fields: bytes) -> bytes:
+    """Return a JSON object with more fields. They come last, so that they win.
+
+    >>> _add_fields(b'{"tenant": "of the record"}', b'"tenant":"of the header"')
+    b'{"tenant": "of the record","tenant":"of the header"}'
+    """
+    if record[:1] != b"{":
+        return record  # it is no record, which the reader says
+    start = record.rstrip()[:-1].rstrip()
+    return start + (b"," if start != b"{" else b"") + fields + b"}"
 
 
 def is_single_line(value: bytes) -> bool:
@@ -1493,6 +1504,10 @@ class FromKafka(Source):
         columns = {}
         for text in self.header_column:
             header, _, column = text.partition("=")
+            if not header:
+                raise UsageError(
+                    f"--header_column: `{text}` names no header. Write a name, or `header=column`."
+                )
             column = flatten_name(column or header, log.drop_characters + ".")
             if column in log.columns or column in log.derived_columns or not column:
                 raise UsageError(
