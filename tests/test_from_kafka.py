@@ -13,6 +13,7 @@ import sys
 import time
 from contextlib import closing
 from dataclasses import replace
+from datetime import timedelta
 from itertools import count, cycle, islice
 
 import polars as pl
@@ -36,6 +37,7 @@ from morpheus.sources.from_kafka import (
 )
 from morpheus.sources.log_format import LogFormat
 from morpheus.sources.source_state import PartitionState
+from morpheus.sources.spill_sort import LatenessBuffer
 from pages import ROOT, copy_examples, run_page
 from services.noida import free_port, noida, read_topic
 
@@ -659,6 +661,19 @@ def test_the_state_file_has_messages_only_if_there_are_no_pseudonyms(
     stream = replace(stage, options=options).micro_batches(None, RunMetrics(), {})
     kept = [each.journal for each in stream if each.journal is not None]
     assert bool(kept) == (not columns)
+
+
+def test_events_of_a_partition_wait_for_those_of_another_one_that_has_messages(broker, topic):
+    create(broker, f"{topic}-2", partitions=3)
+    send(broker, f"{topic}-2", [line(1)], partition=0)
+    send(broker, f"{topic}-2", [line(2)], partition=2)
+    stage, metrics = make(broker, f"{topic}-2", batch_messages=1), RunMetrics()
+    metrics.lateness = LatenessBuffer(timedelta(minutes=10))
+    stream = stage.micro_batches(None, metrics, {})
+    while not metrics.lateness.state.latest:
+        next(stream)
+    stream.close()
+    assert sorted(metrics.lateness.state.latest) == [f"{topic}-2/0", f"{topic}-2/2"]
 
 
 def test_a_schema_reads_any_log(broker, topic):

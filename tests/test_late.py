@@ -318,6 +318,16 @@ def test_events_wait_for_the_partition_that_is_behind() -> None:
     assert buffer.add(40, name="b") == [15]
 
 
+def test_events_wait_for_a_partition_that_has_some_and_was_not_read_yet() -> None:
+    buffer = Buffer()
+    buffer.buffer.expect(["a", "b"])
+    assert buffer.add(0, 15, 30) == []
+    assert buffer.add(20, name="b") == [0]
+    buffer.buffer.expect(["c"])
+    buffer.clock += ALLOWANCE.total_seconds() + 1
+    assert buffer.add(60, 90) == [15, 20, 30, 60]
+
+
 def test_an_idle_partition_does_not_hold_others_back() -> None:
     buffer = Buffer()
     buffer.add(0, name="b")

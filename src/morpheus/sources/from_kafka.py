@@ -369,6 +369,7 @@ class KafkaConsumer:
         self.changelog = source.get_changelog()
         self._restored: dict[StateKey, bytes] = {}
         self.ends: dict[Place, int] = {}
+        self._unread: set[Place] = set()
         self._was_revoked: set[Place] = set()
         self._batch: list[Received] = []
         self._was_assigned = self._is_down = self._is_closing = False
@@ -535,6 +536,8 @@ class KafkaConsumer:
             low, high = self._find_ends(partition)
             partition.offset = self._find_start(place, known.offset, low, high)
             self.positions[place] = partition.offset
+            if partition.offset < high:
+                self._unread.add(place)
             if self.source.until_end:
                 self.ends.setdefault(place, high)
         if self._is_cooperative:
@@ -557,6 +560,11 @@ class KafkaConsumer:
             self._was_revoked.discard(place)
         number = len({key.user for key in states})
         logger.info("from-kafka: took over %s of %s.", format_count(number, "user"), place.key)
+
+    def take_unread(self) -> list[str]:
+        """Return the partitions with messages that this process got since the last call."""
+        unread, self._unread = self._unread, set()
+        return [place.key for place in sorted(unread)]
 
     def take_restored(self) -> dict[StateKey, bytes]:
         """Return the states of the partitions that were taken over since the last call."""
@@ -1331,6 +1339,8 @@ class FromKafka(Source):
                 for batch in consumer.receive():
                     if consumer.revoked:
                         yield MicroBatch(offsets=consumer.take_revoked())
+                    if metrics.lateness is not None:
+                        metrics.lateness.expect(consumer.take_unread())
                     partitions = reader.read(batch) if batch else ()
                     while dead_letters is not None and not dead_letters.is_done():
                         yield MicroBatch()

@@ -481,8 +481,8 @@ class LatenessBuffer:
 
     The watermark of a partition of the source is the time of its latest event, less the allowance.
     Events before the lowest watermark are released. A partition without events for a while does not
-    count; if none has events, all are released. An event before the latest released one is late: it
-    is passed on at once.
+    count; one that has events, but was not read yet, does. If none has events, all are released. An
+    event before the latest released one is late: it is passed on at once.
 
     What is held is part of the checkpoint: as segments, which do not change. A restart drops what
     was released of them.
@@ -527,6 +527,13 @@ class LatenessBuffer:
         self._heard = dict.fromkeys(self.state.latest, self.clock())
         return {name: data for name, data in offsets.items() if not name.startswith(_BUFFER)}
 
+    def expect(self, names: Iterable[str]) -> None:
+        """Wait for events of partitions of the source that have some, and have not been read."""
+        for name in names:
+            if name not in self.state.latest:
+                self.state.latest[name] = _BEFORE_ALL
+                self._heard[name] = self.clock()
+
     def complete(
         self, micro_batches: Iterable[MicroBatch], metrics: RunMetrics
     ) -> Iterator[MicroBatch]:
@@ -543,7 +550,8 @@ class LatenessBuffer:
             yield self._extend(micro_batch, partitions)
             if metrics.stream is not None:
                 latest = self.state.latest.items()
-                metrics.stream.watermarks = {name: at / 1e6 for name, at in latest}
+                known = {name: at / 1e6 for name, at in latest if at != _BEFORE_ALL}
+                metrics.stream.watermarks = known
                 metrics.stream.late = metrics.input.late
         if self.segments and self.read_nothing is not None:
             self._heard = {}
