@@ -451,6 +451,19 @@ def test_a_file_of_alerts_without_rows_leaves_nothing_open(models, logs, tmp_pat
     assert found["ann"]["suspicious"] == 0
 
 
+def test_an_event_that_is_left_out_for_two_reasons_counts_once(models, logs, tmp_path):
+    alerts = tmp_path / "alerts.jsonl"
+    row = {"event_dt": "2026-03-10T09:00:00Z", "userIdentityuserName": POISONED}
+    alerts.write_text(json.dumps(row))
+    found = decisions(retrain(models, logs, "--promote=never", "--json", f"--alerts={alerts}"))[
+        POISONED
+    ]
+    assert found["suspicious"] == 12
+    kinds = [found[kind] for kind in ("unusual", "suspicious", "trimmed")]
+    assert max(kinds) <= found["left_out"] < sum(kinds), "the events of that day are unusual, too"
+    assert found["left_out"] + found["learned"] <= found["events"]
+
+
 def test_threads_do_not_affect_results(models, logs):
     results = []
     for threads in (1, 2):

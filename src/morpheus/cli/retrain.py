@@ -218,6 +218,7 @@ class UserDecision(msgspec.Struct, frozen=True):
         unusual: Number of events above the threshold.
         suspicious: Number of events of open and dangerous incidents.
         trimmed: Number of the strangest events, which only calibrate.
+        left_out: Number of events of these three kinds; an event can be of two.
         drift: Base-10 logarithm of the martingale; from 2 on, behaviour has drifted.
         psi: Population stability index of the scores.
         shifted: Columns with a large shift, the largest first.
@@ -238,6 +239,7 @@ class UserDecision(msgspec.Struct, frozen=True):
     unusual: int = 0
     suspicious: int = 0
     trimmed: int = 0
+    left_out: int = 0
     drift: float = 0.0
     psi: float = 0.0
     shifted: tuple[str, ...] = ()
@@ -498,6 +500,7 @@ class _UserTask:
             events=len(self.given),
             learned=int(kept.sum()),
             suspicious=int(self.suspicious.sum()),
+            left_out=int(self.suspicious.sum()),
         )
         if facts.learned < self.plan.options.min_history:
             return self._explain_few(facts)
@@ -521,6 +524,7 @@ class _UserTask:
             unusual=int(chosen.unusual.sum()),
             suspicious=int(self.suspicious.sum()),
             trimmed=int((chosen.trimmed & self.early).sum()),
+            left_out=int((~chosen.usable | chosen.trimmed & self.early).sum()),
             drift=round(review.martingale, 2),
             psi=round(review.score_shift.psi, 3),
             shifted=tuple(name for name, shift in shifts if shift.is_large),
@@ -1126,9 +1130,8 @@ def _to_rows(checks: Sequence[Check]) -> list[list[str]]:
 
 def _to_row(each: UserDecision) -> tuple[str, ...]:
     learned = each.learned if each.decision in CHANGED else 0
-    left_out = each.unusual + each.suspicious + each.trimmed
     drift = f"{each.drift:g}" + (" *" if each.drift >= DRIFT_LIMIT else "")
-    figures = f"{learned:,}", f"{left_out:,}", drift
+    figures = f"{learned:,}", f"{each.left_out:,}", drift
     return (display_value(each.user), each.decision, *figures, each.reason)
 
 
