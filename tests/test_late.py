@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 import sys
 import time
@@ -16,8 +17,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from morpheus.cli.output import format_metrics
 from morpheus.columns import INDEX, TIME
-from morpheus.core.batch import MicroBatch, OutputRows, RunMetrics
+from morpheus.core.batch import MicroBatch, OutputRows, ReadStats, RunMetrics
 from morpheus.core.stage import PipelineOptions, Sink, Values
 from morpheus.errors import TransientError, UsageError
 from morpheus.pipeline import Pipeline
@@ -248,6 +250,15 @@ def wait_until(done: Callable[[], bool], seconds: float = 60) -> None:
     while not done():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def test_the_summary_counts_events_that_wait() -> None:
+    metrics, buffer = RunMetrics(input=ReadStats(files=1, read=5)), LatenessBuffer(10 * MINUTE)
+    metrics.lateness = buffer
+    buffer.segments["a"] = pl.DataFrame({TIME: [START, START]})
+    facts = dict(re.split(r"  +", line.strip(), maxsplit=1) for line in format_metrics(metrics))
+    assert facts["waiting"] == "2 events for --allowed_lateness, in the --state file"
+    assert facts["no event"] == "the other events wait for earlier ones"
 
 
 def test_a_later_event_is_written_marked_and_counted(tmp_path: Path) -> None:

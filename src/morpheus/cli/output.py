@@ -516,8 +516,7 @@ def _lines(metrics: RunMetrics) -> Iterator[tuple[str, str]]:
     yield from _read_lines("Training", metrics.training)
     yield from _judged_lines(metrics)
     yield from _read_lines("Input", metrics.input)
-    for text in metrics.empty_features:
-        yield "  empty", text
+    yield from _input_lines(metrics)
     yield from _filter_lines(metrics)
     written = format_count(metrics.users.total(), "event")
     more = "more than " if metrics.has_other_users else ""
@@ -547,6 +546,15 @@ def _lines(metrics: RunMetrics) -> Iterator[tuple[str, str]]:
     if metrics.cluster_stats is not None:
         yield from _cluster_lines(metrics.cluster_stats)
     yield "Seconds", f"{metrics.seconds:.1f}"
+
+
+def _input_lines(metrics: RunMetrics) -> Iterator[tuple[str, str]]:
+    """Yield which events wait, and which features are empty."""
+    if metrics.num_waiting:
+        waiting = format_count(metrics.num_waiting, "event")
+        yield "  waiting", f"{waiting} for --allowed_lateness, in the --state file"
+    for text in metrics.empty_features:
+        yield "  empty", text
 
 
 def _judged_lines(metrics: RunMetrics) -> Iterator[tuple[str, str]]:

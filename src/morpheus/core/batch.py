@@ -1009,6 +1009,11 @@ class RunMetrics:
         }
 
     @property
+    def num_waiting(self) -> int:
+        """Number of events that wait for earlier ones, in the state file."""
+        return 0 if self.lateness is None else self.lateness.num_held
+
+    @property
     def empty_reason(self) -> str:
         """Why no event has left the pipeline; empty if any has.
 
@@ -1032,6 +1037,7 @@ class RunMetrics:
                 "earlier runs have taken all events of the period",
             ),
             (stats.read == unwanted, "no event is of a wanted user"),
+            (self.num_waiting, "the other events wait for earlier ones"),
             (True, f"all {stats.read:,} events that were read are left out"),
         ]
         return next(reason for applies, reason in reasons if applies)

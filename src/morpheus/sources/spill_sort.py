@@ -592,6 +592,11 @@ class LatenessBuffer:
         return None if before == _BEFORE_ALL else _EPOCH + timedelta(microseconds=before)
 
     @property
+    def num_held(self) -> int:
+        """Number of events that wait for earlier ones."""
+        return sum(segment.height for segment in self.segments.values())
+
+    @property
     def headers(self) -> set[tuple[str, ...]]:
         """The distinct column lists of all events so far."""
         return {tuple(header) for header in self.state.headers}
