@@ -353,15 +353,6 @@ def test_all_events_are_released_when_none_comes() -> None:
     assert buffer.add() == [1, 2, 3]
 
 
-def test_the_summary_counts_events_that_wait() -> None:
-    buffer, metrics = Buffer(), RunMetrics()
-    metrics.lateness = buffer.buffer
-    assert "waiting" not in "".join(format_metrics(metrics))
-    buffer.add(1, 2, 3, 60)
-    [line] = [line for line in format_metrics(metrics) if "waiting" in line]
-    assert line.split(maxsplit=1)[1] == "1 event for earlier ones, in the state file"
-
-
 def test_a_wrong_clock_makes_no_other_event_late(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("morpheus.sources.spill_sort.current_time", lambda: START + 5 * MINUTE)
     buffer = Buffer()

@@ -511,25 +511,12 @@ def format_facts(facts: Iterable[tuple[str, str]]) -> list[str]:
     return [f"{name:{width}}  {escape_control(text)}" for name, text in facts]
 
 
-def _waiting_lines(metrics: RunMetrics) -> Iterator[tuple[str, str]]:
-    """Yield the line of events that were read, and go on with the next run."""
-    waiting = 0 if metrics.lateness is None else metrics.lateness.waiting
-    if waiting:
-        yield "  waiting", f"{format_count(waiting, 'event')} for earlier ones, in the state file"
-
-
 def _lines(metrics: RunMetrics) -> Iterator[tuple[str, str]]:
     """Yield name and value of each line of the summary."""
     yield from _read_lines("Training", metrics.training)
     yield from _judged_lines(metrics)
     yield from _read_lines("Input", metrics.input)
-<<<<<<< HEAD
     yield from _input_lines(metrics)
-=======
-    yield from _waiting_lines(metrics)
-    for text in metrics.empty_features:
-        yield "  empty", text
->>>>>>> d4f9a30 (The summary counts events that wait for earlier ones)
     yield from _filter_lines(metrics)
     written = format_count(metrics.users.total(), "event")
     more = "more than " if metrics.has_other_users else ""

@@ -592,13 +592,8 @@ class LatenessBuffer:
         return None if before == _BEFORE_ALL else _EPOCH + timedelta(microseconds=before)
 
     @property
-<<<<<<< HEAD
     def num_held(self) -> int:
         """Number of events that wait for earlier ones."""
-=======
-    def waiting(self) -> int:
-        """The number of events that wait for earlier ones."""
->>>>>>> d4f9a30 (The summary counts events that wait for earlier ones)
         return sum(segment.height for segment in self.segments.values())
 
     @property
