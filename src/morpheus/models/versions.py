@@ -1159,8 +1159,12 @@ class VersionedStore:
             moved[each.card.sha256] = each
         placed = [_move(each, moved.get(each.card.sha256)) for each in rest]
         index = _make_index(placed, stored.number, ModelFacts.from_store(version))
+        rest_users = len(index.users)
         return msgspec.structs.replace(
-            stored, indexes=(self._write_index(index),), users=len(index.users)
+            stored,
+            indexes=(self._write_index(index),),
+            users=rest_users,
+            changed=min(stored.changed, rest_users),
         )
 
     def _remove_files(self, before: Collection[str], after: Manifest) -> None:
