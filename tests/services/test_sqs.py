@@ -633,6 +633,17 @@ def test_a_server_that_cannot_be_reached_is_tried_again(lake: Lake) -> None:
         queue.receive(0)
 
 
+def test_a_queue_that_is_gone_when_a_run_ends_does_not_fail_it(
+    lake: Lake, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert lake.address
+    receiver = Receiver(SqsQueue("http://127.0.0.1:9/1/logs"))
+    receiver.stop([])
+    receiver.delete([Message("id", "receipt", "{}", 1)])  # the last checkpoint acknowledges it
+    assert "cannot be reached" in caplog.text
+    assert "The messages in work are received again later." in caplog.text
+
+
 @pytest.mark.parametrize(
     ("url", "region"),
     [

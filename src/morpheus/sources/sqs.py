@@ -415,7 +415,9 @@ class Receiver:
     def delete(self, messages: Iterable[Message]) -> None:
         """Delete messages that are done, soon."""
         self._done.extend(messages)
-        if self._thread is None or self._stopped.is_set():
+        if self._stopped.is_set():
+            self._leave(())
+        elif self._thread is None:
             self._delete_done()
 
     def forget(self, message: Message) -> None:
@@ -436,9 +438,16 @@ class Receiver:
         while not self._received.empty():
             found = self._received.get_nowait()
             waiting += [] if isinstance(found, Exception) else [found]
+        self._leave(waiting)
+
+    def _leave(self, unread: Sequence[Message]) -> None:
+        """Delete what is done, and show others the rest. A queue that is gone does not fail a run.
+
+        What was read is known to the state, and is recognised when it is received again.
+        """
         try:
             self._delete_done()
-            self.queue.hide(waiting, 0)
+            self.queue.hide(unread, 0)
         except MorpheusError as error:
             logger.warning("%s The messages in work are received again later.", error)
 
