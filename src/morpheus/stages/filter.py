@@ -643,9 +643,9 @@ class StreamBudgetState(State):
         alerts: Number of alerts so far.
         suppressed: Number of user-days so far of which all events were suppressed.
         capped: Number of user-days so far that were not allowed.
-        earlier: Users in `chosen` and `raised`, of the days before, by day. Events can come after
-            those of the next day: late, or because another user was processed first.
-        late: Alerts of the days before that came since the latest day began.
+        earlier: Users in `chosen`, `raised` and `held`, of the days before, by day. Events can come
+            after those of the next day: late, or because another user was processed first.
+        late: Users in `chosen` and `held` of the days before who came since the latest day began.
     """
 
     max_bytes = 1 << 24
@@ -662,7 +662,7 @@ class StreamBudgetState(State):
     alerts: int = 0
     suppressed: int = 0
     capped: int = 0
-    earlier: dict[int, tuple[set[str], set[str]]] = msgspec.field(default_factory=dict)
+    earlier: dict[int, tuple[set[str], set[str], set[str]]] = msgspec.field(default_factory=dict)
     late: int = 0
 
     def start_day(self, day: int, wanted: float, most: float | None) -> None:
@@ -684,8 +684,8 @@ class StreamBudgetState(State):
             self.factor = min(max(factor, MIN_FACTOR), MAX_FACTOR)
         if most is not None:
             self.bucket.start_day(day, most)
-        if self.chosen:
-            self.earlier[self.day] = self.chosen, self.raised
+        if self.chosen or self.held:
+            self.earlier[self.day] = self.chosen, self.raised, self.held
         self.earlier = {d: sets for d, sets in self.earlier.items() if d > day - BUCKET_DAYS}
         self.day, self.users, self.held = day, set(), set()
         self.chosen, self.raised, self.late = set(), set(), 0
@@ -701,33 +701,32 @@ class StreamBudgetState(State):
 
     def allows(self, user: str, day: int, most: float | None) -> bool:
         """Return whether a day of a user may become an alert, and count it."""
-        chosen, _ = self._find_alerts(day)
-        held = user if day == self.day else f"{user} {day}"
-        if user in chosen or held in self.held:
+        chosen, _, held = self._find_alerts(day)
+        if user in chosen or user in held:
             return user in chosen
+        self.late += day != self.day
         if most is not None and not self.bucket.count_allowed(most):
-            self.held.add(held)
+            held.add(user)
             self.capped += 1
             return False
         self.bucket.take(1)
         chosen.add(user)
-        self.late += day != self.day
         self.suppressed += 1
         return True
 
     def raise_alert(self, user: str, day: int) -> None:
         """Count an alert with an event that is not suppressed."""
-        _, raised = self._find_alerts(day)
+        _, raised, _ = self._find_alerts(day)
         if user not in raised:
             raised.add(user)
             self.alerts += 1
             self.suppressed -= 1
 
-    def _find_alerts(self, day: int) -> tuple[set[str], set[str]]:
-        """Return the users in `chosen` and in `raised` of a day."""
+    def _find_alerts(self, day: int) -> tuple[set[str], set[str], set[str]]:
+        """Return the users in `chosen`, in `raised` and in `held` of a day."""
         if day == self.day:
-            return self.chosen, self.raised
-        return self.earlier.setdefault(day, (set(), set()))
+            return self.chosen, self.raised, self.held
+        return self.earlier.setdefault(day, (set(), set(), set()))
 
 
 @dataclass(frozen=True)
