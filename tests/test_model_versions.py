@@ -22,6 +22,7 @@ from morpheus.models.versions import (
     StoredVersion,
     VersionedStore,
     find_models,
+    save_models,
     split_location,
 )
 from people import day, fingerprint
@@ -521,10 +522,33 @@ def test_exported_version_is_a_store_of_its_own(folder, old, new, tmp_path):
         ("/a@b/models@12", ("/a@b/models", "12")),
         ("/a@b/models", ("/a@b/models", "")),
         ("s3://soc/models@champion", ("s3://soc/models", "champion")),
+        ("a@B.example/", ("a@B.example/", "")),
+        ("a@B.example/@candidate", ("a@B.example/", "candidate")),
     ],
 )
 def test_location_can_name_a_version(text, parts):
     assert split_location(text) == parts
+
+
+@pytest.mark.parametrize("which", ["CHAMP", "Candidate", "v1.2", "", "-1", "1 "])
+@pytest.mark.parametrize("store", ["models", "s3://soc/models", "mlflow:people", "/a@b/models"])
+def test_a_location_with_neither_an_alias_nor_a_number_is_rejected(store, which, tmp_path):
+    with pytest.raises(UsageError, match="is neither an alias nor a number"):
+        split_location(f"{store}@{which}")
+    folder = tmp_path / f"models@{which}"
+    folder.mkdir()
+    assert split_location(str(folder)) == (str(folder), ""), "a folder of this name"
+
+
+def test_a_location_of_a_version_is_no_store(folder, old):
+    with pytest.raises(UsageError, match="names a version, but this takes a whole store"):
+        VersionedStore.open(f"{folder}@candidate")
+    publish(folder, ["ann"], old)
+    store = VersionedStore.open(folder)
+    with pytest.raises(UsageError, match="names version 3, but a run publishes a new version"):
+        save_models(store.open_version(), f"{folder}@3")
+    assert save_models(store.open_version(), f"{folder}@candidate") == 2
+    assert (store.resolve(CHAMPION), store.resolve(CANDIDATE)) == (1, 2)
 
 
 def test_files_can_be_read_by_their_owner_only(folder, old):

@@ -83,6 +83,35 @@ def test_show_has_the_facts_and_the_cards(store):
     failed(models("show", store, "--user=mallory"), 2, "version 1 has no fingerprint of `mallory`")
 
 
+def test_a_misspelt_alias_is_an_error_of_usage_wherever_a_store_is_named(store, tmp_path):
+    bad, logs = f"{store}@CHAMP", str(DATA / "input-data")
+    commands = [["models", word, bad] for word in ("list", "show", "diff", "promote", "rollback")]
+    commands += [["models", "prune", bad], ["models", "export", str(store), bad]]
+    commands += [["models", "export", bad, str(tmp_path / "new")], ["retrain", bad, logs]]
+    commands += [["report", logs, f"--models={bad}"], ["tools", "erase", "ann", f"--models={bad}"]]
+    for option in ("--models_output_filename", "--pretrained_filename"):
+        run = ["run", "pipeline-ae", "from-cloudtrail", f"--input_glob={logs}/*.csv"]
+        commands.append([*run, "train-ae", f"{option}={bad}"])
+    for command in commands:
+        result = CliRunner().invoke(morpheus, command, prog_name="morpheus")
+        failed(result, 2, "neither an alias nor a number. Did you mean `champion`?")
+    assert [path.name for path in tmp_path.iterdir()] == ["models"]
+
+
+def test_a_new_alias_that_resembles_a_usual_one_is_named(work):
+    for alias, warns in (("candidat", True), ("candidat", False), ("europe", False)):
+        result = CliRunner().invoke(
+            morpheus,
+            [
+                *("run", "pipeline-ae", "--userid_column_name=userIdentityuserName"),
+                *("from-cloudtrail", f"--input_glob={work}/in/a.jsonl", "train-ae"),
+                f"--models_output_filename={work / 'models'}@{alias}",
+            ],
+        )
+        assert result.exit_code == 0, result.output
+        assert ("is new. The version of this run gets it. Did you" in result.output) == warns
+
+
 def test_diff_compares_user_by_user(store):
     output = models("diff", store).output
     assert "Version 1 to 2: 2 fingerprints changed, 1 equal" in output

@@ -642,7 +642,7 @@ def _run_erase(options: EraseOptions, users: Sequence[str]) -> None:
     if options.models is not None:
         store_key = read_key(options.models_key_file)
         open_models(options.models, store_key)  # says what to do if there is none
-        models = VersionedStore.open(split_location(options.models)[0], store_key)
+        models = VersionedStore.open(split_location(options.models, "--models")[0], store_key)
         known |= set(models.find_users())
         items += _erase_models(models, names, delete=options.delete)
     _report_items(items, delete=options.delete)

@@ -212,7 +212,7 @@ class ExportOptions:
 
 def _open(location: str, key_file: str | None) -> tuple[VersionedStore, str]:
     """Return a store that has versions, and the alias or number of the location."""
-    folder, which = split_location(location)
+    folder, which = split_location(location, "STORE")
     store = VersionedStore.open(folder, read_key(key_file))
     if not which:
         store.resolve(CHAMPION)  # says what to do if there is no version
@@ -221,7 +221,7 @@ def _open(location: str, key_file: str | None) -> tuple[VersionedStore, str]:
 
 def _open_whole(location: str, key_file: str | None, command: str) -> VersionedStore:
     """Return a store for a command that is not about one version."""
-    folder, which = split_location(location)
+    folder, which = split_location(location, "STORE")
     if which:
         raise UsageError(
             f"STORE: `{location}` names a version, but `{command}` takes the whole store. Give "
@@ -685,7 +685,7 @@ def _run_prune(options: PruneOptions, location: str) -> None:
 
 def _run_export(options: ExportOptions, location: str, folder: str) -> None:
     store, which = _open(location, options.models_key_file)
-    target, alias = split_location(folder)
+    target, alias = split_location(folder, "FOLDER")
     if alias:
         raise UsageError(
             f"FOLDER: `{folder}` names a version, but the new store has one version, its champion. "

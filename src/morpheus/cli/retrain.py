@@ -751,7 +751,7 @@ class _Retraining:
         on_step: Any,  # noqa: ANN401 - as above
     ) -> _Retraining:
         """Open the store, recognise the logs, and find the window."""
-        folder, which = split_location(models)
+        folder, which = split_location(models, "MODELS")
         if which:
             raise UsageError(
                 f"MODELS: `{models}` names a version, but a retraining starts from the champion. "

@@ -711,5 +711,6 @@ def make_paths_absolute(stage: StageT) -> StageT:
     for each in fields(stage):
         value = getattr(stage, each.name)
         if each.metadata.get("path") and value and not is_remote(value):
-            changes[each.name] = str(Path(value).absolute())
+            slash = "/" if value.endswith("/") else ""  # it can tell a folder from a version
+            changes[each.name] = f"{Path(value).absolute()}{slash}"
     return replace(stage, **changes)

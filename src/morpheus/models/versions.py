@@ -67,6 +67,7 @@ MANIFEST_VERSION = 1
 INDEX_DIR, PACK_DIR = "indexes", "packs"
 CHAMPION, CANDIDATE = "champion", "candidate"
 """Aliases of the version that runs use, and of the one that may become it."""
+_USUAL_ALIASES = (CHAMPION, CANDIDATE)
 MAX_INDEXES = 8
 """Number of indexes of a version above which they are joined into one."""
 MAX_FORMER = 100
@@ -401,14 +402,33 @@ def is_mlflow(location: Location) -> bool:
     return fspath(location).startswith(MLFLOW_PREFIX)
 
 
-def split_location(text: str) -> tuple[str, str]:
+def split_location(text: str, option: str = "") -> tuple[str, str]:
     """Split `STORE@version` into the location and the alias or number.
+
+    Args:
+        text: The location. A folder whose own name has an `@` exists, or ends with a slash.
+        option: The option or argument that gave it, for messages.
+
+    Raises:
+        UsageError: What follows the `@` can be neither an alias nor a number.
 
     >>> split_location("models@candidate"), split_location("s3://soc/models")
     (('models', 'candidate'), ('s3://soc/models', ''))
+    >>> split_location("ann@Example.com/")
+    ('ann@Example.com/', '')
     """
     match = _SUFFIX.fullmatch(text)
-    if match is None or Path(text).is_dir():  # a folder can have such a name
+    store, at, which = text.rpartition("@")
+    is_folder = not at or "/" in which or Path(text).is_dir()  # a folder can have such a name
+    if match is None and not is_folder:
+        where, guess = f"{option}: " if option else "", suggest(which.lower(), _USUAL_ALIASES)
+        raise UsageError(
+            f"{where}`{text}` names no version of a model store: `{which}` is neither an alias nor "
+            f"a number.{guess} Give `{store or 'STORE'}@candidate` or `{store or 'STORE'}@1`; an "
+            "alias has lower-case letters, digits, `_` and `-`, and starts with a letter. To name "
+            f"a folder with `@`, end it with a slash: `{text}/`."
+        )
+    if match is None or is_folder:
         return text, ""
     return match["location"], match["which"]
 
@@ -448,7 +468,16 @@ class VersionedStore:
         Args:
             location: The folder: a path, or a URL such as `s3://bucket/folder`.
             key: The key of a signed store; by default that of the environment.
+
+        Raises:
+            UsageError: The location names a version, or is no folder.
         """
+        folder, which = split_location(fspath(location))
+        if which:
+            raise UsageError(
+                f"`{fspath(location)}` names a version, but this takes a whole store. Give "
+                f"`{folder}`; or `{fspath(location)}/` for a folder of this name."
+            )
         if is_mlflow(location):
             # By name, as stages are: the module extends this one, and few stores need it.
             opener = import_module("morpheus.models.mlflow_store").open_mlflow
@@ -537,6 +566,16 @@ class VersionedStore:
                 opened.replaced.append(Replaced(None, version.number, before.number))
                 return opened
             raise
+
+    def find_version(self, which: str = "") -> ModelVersion | None:
+        """Open a version as `open_version` does; None if none is named, and there is none.
+
+        Args:
+            which: An alias or a number; empty for the champion.
+        """
+        if not which and not self.versions():
+            return None
+        return self.open_version(which or CHAMPION)
 
     def open_intact(self, which: str | int = CHAMPION) -> ModelVersion:
         """Open a version itself, never one before it.
@@ -1419,6 +1458,25 @@ def check_alias(name: str) -> None:
         )
 
 
+def check_new_version(folder: str, which: str, option: str = "") -> None:
+    """Reject the number of a version as the name of a new one.
+
+    Args:
+        folder: The store.
+        which: What the location names: an alias or a number.
+        option: The option that gave it, for messages.
+
+    Raises:
+        UsageError: It is a number.
+    """
+    if which.isdecimal():
+        where = f"{option}: " if option else ""
+        raise UsageError(
+            f"{where}`{folder}@{which}` names version {which}, but a run publishes a new version. "
+            f"Give `{folder}`, or `{folder}@candidate` for an alias."
+        )
+
+
 def _find_kept(manifest: Manifest, keep: int, now: datetime) -> dict[int, str]:
     """Return the numbers of the versions that are kept, each with the reason."""
     kept: dict[int, str] = {}
@@ -1536,10 +1594,7 @@ def find_models(location: str, key: bytes | None = None) -> ModelVersion | None:
         key: The key of a signed store; by default that of the environment.
     """
     folder, which = split_location(location)
-    store = VersionedStore.open(folder, key)
-    if not which and not store.versions():
-        return None
-    return store.open_version(which or CHAMPION)
+    return VersionedStore.open(folder, key).find_version(which)
 
 
 def open_models(location: str, key: bytes | None = None) -> ModelVersion:
@@ -1566,12 +1621,19 @@ def has_models(folder: Path) -> bool:
 def save_models(models: ModelVersion, location: Location) -> int:
     """Publish a version with the fingerprints of another store alone, and return its number.
 
+    Args:
+        models: The other store.
+        location: The store, and `@` with the alias of the version. Default: `champion`.
+
     Raises:
+        UsageError: The location names a number.
         ModelCorruptedError: A fingerprint is damaged.
         TransientError: The folder cannot be written.
     """
-    target = VersionedStore.open(location, models.key)
+    folder, alias = split_location(fspath(location))
+    check_new_version(folder, alias)
+    target = VersionedStore.open(folder, models.key)
     users = sorted([*models.cards, *([] if models.global_card is None else [""])])
     placed = target.write_contents(models.read_contents(users))
     facts = ModelFacts.from_store(models)
-    return target.publish_placed(NewVersion(placed, None, facts=facts), CHAMPION)
+    return target.publish_placed(NewVersion(placed, None, facts=facts), alias or CHAMPION)

@@ -52,7 +52,7 @@ from morpheus.models.training import (
     train_sequentially,
 )
 from morpheus.storage.object_store import is_remote
-from morpheus.text import suggest_path
+from morpheus.text import suggest, suggest_path
 
 if TYPE_CHECKING:
     from morpheus.models.versions import ModelVersion, Replaced, StagingFolder, VersionedStore
@@ -284,9 +284,9 @@ class ModelProvider:
 
     def _open_newer(self, *, first: bool) -> None:
         """Open the version that the alias names, if the store has changed."""
-        from morpheus.models.versions import CHAMPION, VersionedStore, split_location  # noqa: PLC0415 - runs without a store do not need it
+        from morpheus.models.versions import CHAMPION, VersionedStore  # noqa: PLC0415 - runs without a store do not need it
 
-        location, alias = split_location(self.stage.pretrained_filename or "")
+        location, alias = self.stage.pretrained_place
         versions = VersionedStore.open(location, self.stage.key)
         etag, before = versions.read_etag(), self.etag
         if etag == before:
@@ -552,7 +552,7 @@ class TrainAe(Transform):
         if self.pretrained_filename is not None:
             self._check_pretrained(self.pretrained_filename)
         if self.models_output_filename is not None:
-            self._check_output(self.models_output_filename)
+            self._check_output()
         self._check_source()
         if self.device.lower() == "cuda" and self.trains:
             self._check_gpu()
@@ -619,10 +619,9 @@ class TrainAe(Transform):
             NewVersion,
             VersionedStore,
             is_same_folder,
-            split_location,
         )
 
-        folder, alias = split_location(self.models_output_filename)
+        folder, alias = self.output_place
         versions, old = VersionedStore.open(folder, self.key), self._find_base()
         new = [card for user, card in metrics.cards.items() if self._is_new(user, card)]
         shared = self._save_global(metrics)
@@ -662,11 +661,7 @@ class TrainAe(Transform):
 
     def _find_base(self) -> ModelVersion | None:
         """Return the version whose other users the new version keeps."""
-        from morpheus.models.versions import find_models  # noqa: PLC0415 - runs without a store do not need it
-
-        if self.renews:
-            return self.model_store
-        return find_models(self.output_folder, self.key)
+        return self.model_store if self.renews else self.output_store.find_version()
 
     def _base_number(self, versions: VersionedStore) -> int | str:
         """Return the base of the new version in its store.
@@ -677,10 +672,9 @@ class TrainAe(Transform):
         from morpheus.models.versions import (  # noqa: PLC0415 - runs without a store do not need it
             CHAMPION,
             is_same_folder,
-            split_location,
         )
 
-        which = split_location(self.pretrained_filename or "")[1]
+        which = self.pretrained_place[1]
         if which and self.renews and is_same_folder(self.model_store.folder, versions.folder):
             return self.model_store.number
         return CHAMPION
@@ -709,21 +703,31 @@ class TrainAe(Transform):
     @cached_property
     def model_store(self) -> ModelVersion:
         """The saved fingerprints: in each process the version that the first one has found."""
-        from morpheus.models.versions import open_models, split_location  # noqa: PLC0415 - runs without a store do not need it
+        from morpheus.models.versions import open_models  # noqa: PLC0415 - runs without a store do not need it
 
         location, number = self.pretrained_filename or "", self.prepared.loaded_version
         if number is not None:
-            location = f"{split_location(location)[0]}@{number}"
+            location = f"{self.pretrained_place[0]}@{number}"
         return open_models(location, self.key)
+
+    @property
+    def pretrained_place(self) -> tuple[str, str]:
+        """The store to load from, and its alias or version; empty texts for none."""
+        from morpheus.models.versions import split_location  # noqa: PLC0415 - runs without a store do not need it
+
+        return split_location(self.pretrained_filename or "", "--pretrained_filename")
+
+    @property
+    def output_place(self) -> tuple[str, str]:
+        """The store to publish in, and the alias of the new version; empty texts for none."""
+        from morpheus.models.versions import split_location  # noqa: PLC0415 - runs without a store do not need it
+
+        return split_location(self.models_output_filename or "", "--models_output_filename")
 
     @property
     def output_folder(self) -> str:
         """Folder of the store to publish in; empty if there is none."""
-        if self.models_output_filename is None:
-            return ""
-        from morpheus.models.versions import split_location  # noqa: PLC0415 - runs without a store do not need it
-
-        return split_location(self.models_output_filename)[0]
+        return self.output_place[0] if self.models_output_filename else ""
 
     def __getstate__(self) -> dict[str, object]:
         """Return the state for another process, without the index and the key: it reads both."""
@@ -895,9 +899,7 @@ class TrainAe(Transform):
         follows = self.options.unbounded and self.loads and not self.trains
         if not follows or self.model_refresh == 0:
             return False
-        from morpheus.models.versions import split_location  # noqa: PLC0415 - runs without a store do not need it
-
-        return not split_location(self.pretrained_filename or "")[1].isdecimal()
+        return not self.pretrained_place[1].isdecimal()
 
     def _trains_on_input(self) -> bool:
         return self.trains and not self.train_data_glob
@@ -956,9 +958,7 @@ class TrainAe(Transform):
                 "is nothing to save. Leave one of the two out, or give the logs to train on with "
                 "--train_data_glob."
             )
-        from morpheus.models.versions import split_location  # noqa: PLC0415 - runs without a store do not need it
-
-        store = split_location(folder)[0]
+        store = self.pretrained_place[0]
         if not is_remote(store) and not Path(store).is_dir():
             raise UsageError(
                 f"--pretrained_filename: there is no folder `{store}`.{suggest_path(store)} Give "
@@ -970,21 +970,17 @@ class TrainAe(Transform):
             # All processes load the same version, whatever the alias names later.
             self.prepared.loaded_version = self.model_store.number
 
-    def _check_output(self, location: str) -> None:
+    def _check_output(self) -> None:
         """Check that the folder can be written, and that its models are of the same kind."""
-        from morpheus.models.versions import find_models, split_location  # noqa: PLC0415 - runs without a store do not need it
+        from morpheus.models.versions import check_new_version  # noqa: PLC0415 - runs without a store do not need it
 
-        folder, alias = split_location(location)
-        if alias.isdecimal():
-            raise UsageError(
-                f"--models_output_filename: `{location}` names version {alias}, but a run "
-                f"publishes a new version. Give `{folder}`, or `{folder}@candidate` for an alias."
-            )
+        folder, alias = self.output_place
+        check_new_version(folder, alias, "--models_output_filename")
         if alias:
             self.output_store.check_alias(alias)
         self.output_store.folder.check_access()
         try:
-            existing = find_models(folder, self.key)
+            existing = self.output_store.find_version()
         except ModelCorruptedError as error:
             raise UsageError(
                 f"--models_output_filename: {error} To start again, give another folder or remove "
@@ -996,6 +992,21 @@ class TrainAe(Transform):
                 existing,
                 f"--models_output_filename: `{folder}` has models already, which are kept. They",
                 "Or give another folder.",
+            )
+        if alias:
+            self._warn_new_alias(alias)
+
+    def _warn_new_alias(self, alias: str) -> None:
+        """Warn about an alias that may be a misspelt one: no run would load its version."""
+        from morpheus.models.versions import CANDIDATE, CHAMPION  # noqa: PLC0415 - runs without a store do not need it
+
+        aliases = self.output_store.read_manifest().aliases
+        guess = suggest(alias, {CHAMPION, CANDIDATE, *aliases})
+        if guess and alias not in {CHAMPION, CANDIDATE, *aliases}:
+            logger.warning(
+                "--models_output_filename: the alias `%s` is new. The version of this run gets "
+                "it.%s",
+                *(alias, guess),
             )
 
     def _check_network(self, store: ModelStore, folder: str) -> None:
