@@ -92,11 +92,27 @@ def test_all_formats_give_the_same_time(text: str) -> None:
         "0000-01-01T00:00:00Z",
         "9999-12-31T23:59:59-05:00",
         "99999999999999999999",
+        "2024-05-31T09:30:00+25:00",
+        "2024-05-31T09:30:00+99:99",
+        "2024-05-31T09:30:00-24:00",
+        "2024-05-31 09:30:00 +0560",
+        "20240531T093000+9900",
+        "Fri, 31 May 2024 09:30:00 +2500",
+        "31/May/2024:09:30:00 +0075",
+        "May 31, 2024, 09:30:00 (UTC+25:00)",
+        "Fri May 31 09:30:00 GMT+30 2024",
         None,
     ],
 )
 def test_invalid_time_is_null(text: str | None) -> None:
     assert one(text) is None
+
+
+@pytest.mark.parametrize("offset", ["+25:00", "-24:00", "+05:60"])
+def test_an_offset_of_no_time_zone_is_null_in_a_format_of_the_user_too(offset: str) -> None:
+    texts = pl.Series([f"31.05.2024 09:30 {offset}", f"2024-05-31T09:30:00{offset}"])
+    for time_format in ("%d.%m.%Y %H:%M %z", "%Y-%m-%dT%H:%M:%S%z"):
+        assert parse_times(texts, time_format).to_list() == [None, None]
 
 
 def test_time_keeps_microseconds() -> None:

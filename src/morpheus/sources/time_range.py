@@ -31,8 +31,9 @@ _CLOCK = (
     r"(?<hour>\d{1,2}):(?<minute>\d{2})(?::(?<second>\d{2})(?:[.,](?<fraction>\d+))?)?"
     r"\s*(?<half>[AaPp])?(?:\.?[Mm]\.?)?"
 )
+_OFFSET = r"(?<hours>[01]?\d|2[0-3]):?(?<minutes>[0-5]\d)?"
 _ZONE = (
-    r"\s*(?:(?:[Zz]|\(?(?:UTC|GMT)\)?|\(?(?:UTC|GMT)?(?<sign>[+-])(?<hours>\d{1,2}):?(?<minutes>\d{2})?\)?)"
+    rf"\s*(?:(?:[Zz]|\(?(?:UTC|GMT)\)?|\(?(?:UTC|GMT)?(?<sign>[+-]){_OFFSET}\)?)"
     r"(?:\[[\w/+-]+\]|\s*\([A-Za-z ]+\))?)?"
 )
 _WEEKDAY = r"^\s*(?:(?i:mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,?\s+)?"
