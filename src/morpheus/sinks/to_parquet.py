@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 from urllib.parse import quote
 
 import polars as pl
@@ -52,7 +54,13 @@ TIME_KEYS = {"date": "%Y-%m-%d", "year": "%Y", "month": "%m", "day": "%d", "hour
 
 _KEY_COLUMN = "_partition_{}_"
 _ROW_GROUP_SIZE = 1 << 16  # fixed, so that the bytes do not depend on threads
+_PLAIN_CHARACTERS = " @+,"
 _MAX_FOLDER_NAME = 200  # maximum bytes of a folder's name; file systems end at 255
+_CUT_FOLDER_NAME = (
+    180  # a cut name and its hash are longer than any whole name, so no two are equal
+)
+_HASH_DIGITS = 32
+_MAX_KEY_BYTES = 100
 _PART_NAME = re.compile(r"part-(\d+)\.parquet")
 _PART_SECONDS = 60.0
 """Seconds after which the rows of an endless run become files, although they are few."""
@@ -96,37 +104,79 @@ def split_by_partition(
 ) -> Iterator[tuple[str, pl.DataFrame]]:
     """Split rows by partition. Columns that the folder names contain are dropped.
 
+    A column stays if the name of the folder is not the whole value: see `_FolderName`.
+
     Args:
         frame: Rows with partition values; see `add_partition_keys`.
         keys: Partition keys.
 
     Yields:
         Relative folder and rows of each partition, in order of the partition values.
-
-    Raises:
-        UsageError: A value is too long for a folder's name.
     """
     if not keys:
         yield "", frame
         return
+    parts: dict[str, list[pl.DataFrame]] = {}
     names = [_KEY_COLUMN.format(n) for n in range(len(keys))]
-    kept = [name for name in frame.columns if name not in {*keys, *names}]
     for values, rows in sorted(
         frame.partition_by(names, as_dict=True, maintain_order=True).items(),
         key=lambda item: tuple((value is None, str(value)) for value in item[0]),
     ):
-        folders = (_folder_name(key, value) for key, value in zip(keys, values, strict=True))
-        yield "/".join(folders), rows.select(kept)
+        folders = [_name_folder(key, value) for key, value in zip(keys, values, strict=True)]
+        parts.setdefault("/".join(folder.name for folder in folders), []).append(rows)
+    for path, frames in parts.items():
+        rows = pl.concat(frames)
+        yield path, _drop_partition_columns(rows, keys)
 
 
-def _folder_name(key: str, value: object) -> str:
-    name = f"{quote(key, safe='')}={HIVE_NULL if value is None else quote(str(value), safe=' @+,')}"
-    if len(name) > _MAX_FOLDER_NAME:
-        raise UsageError(
-            f"to-parquet: --partition_by {key}: a value is too long for the name of a folder: "
-            f"{str(value)[:60]!r}... Choose a column with shorter values, such as `date`."
-        )
-    return name
+def _drop_partition_columns(frame: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+    """Drop the columns whose values the names of the folders contain."""
+    for number, key in enumerate(keys):
+        values = frame.get_column(_KEY_COLUMN.format(number))
+        frame = frame.drop(values.name)
+        if all(_name_folder(key, value).is_exact for value in values.unique()):
+            frame = frame.drop(key, strict=False)
+        elif key not in frame.columns:
+            frame = frame.with_columns(values.alias(key))
+    return frame
+
+
+class _FolderName(NamedTuple):
+    """Name of the folder of a partition.
+
+    Attributes:
+        name: Its name.
+        is_exact: Whether a reader gets the value from the name. Else the files have it in a column.
+    """
+
+    name: str
+    is_exact: bool = True
+
+
+def _name_folder(key: str, value: str | None) -> _FolderName:
+    """Return the name of the folder of a value. Values are from logs: no value fails.
+
+    A long name is cut and ends with a hash. An empty text is no value: Hive and Spark cannot read a
+    folder with an empty one.
+    """
+    start = f"{quote(key, safe='')}="
+    if not value or value == HIVE_NULL:
+        return _FolderName(start + HIVE_NULL, is_exact=value is None)
+    name = start + quote(value, safe=_PLAIN_CHARACTERS)
+    if len(name) <= _MAX_FOLDER_NAME:
+        return _FolderName(name)
+    digest = sha256(value.encode()).hexdigest()[:_HASH_DIGITS]
+    return _FolderName(f"{_cut_quoted(start, value)}~{digest}", is_exact=False)
+
+
+def _cut_quoted(start: str, value: str) -> str:
+    """Add as many whole characters of a value as fit, so that readers can decode the name."""
+    for character in value:
+        quoted = quote(character, safe=_PLAIN_CHARACTERS)
+        if len(start) + len(quoted) > _CUT_FOLDER_NAME:
+            break
+        start += quoted
+    return start
 
 
 def _part_name(number: int) -> str:
@@ -264,6 +314,9 @@ class ToParquet(Sink):
     folder is on disk or, as `s3://bucket/folder`, in S3. A file `_SUCCESS` is written last. The
     first rows decide the columns. The running number is not written.
 
+    A value of more than about 200 characters is cut in the name of its folder, which then ends with
+    `~` and a hash. The files in that folder keep the column with the whole value.
+
     Example: `to-parquet --folder=detections/ --partition_by=date`
     """
 
@@ -299,6 +352,12 @@ class ToParquet(Sink):
         repeated = {name for name in self.partition_by if self.partition_by.count(name) > 1}
         if repeated:
             raise UsageError(f"--partition_by: `{min(repeated)}` is given twice. Give it once.")
+        for key in self.partition_by:
+            if not 0 < len(quote(key, safe="")) <= _MAX_KEY_BYTES:
+                raise UsageError(
+                    f"--partition_by: the name of a column cannot have {len(key):,} characters in "
+                    f"the name of a folder: `{key[:60]}`. Give a column with a shorter name."
+                )
         if _is_file(self.folder):
             raise UsageError(
                 f"--folder: `{self.folder}` is a file. Give a folder, or move the file."
