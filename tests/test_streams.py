@@ -346,6 +346,30 @@ def test_a_data_set_grows_by_files_and_is_continued(
     assert rows.height == rows["row_id"].n_unique() == case.expected.height
 
 
+def test_a_run_that_writes_to_another_data_set_does_not_go_on_with_the_first_one(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("morpheus.sinks.to_parquet._PART_SECONDS", 0.0)
+    old = tmp_path / "old" / "part-00099.parquet"
+    old.parent.mkdir()
+    pl.DataFrame({"a": [1]}).write_parquet(old)
+    case.run(tmp_path, 4, ToParquet(folder=str(tmp_path / "rows")))
+    with pytest.raises(UsageError, match=r"`.*old` is not empty"):
+        case.run(tmp_path, 8, ToParquet(folder=str(old.parent)))
+    assert old.exists()
+
+
+@pytest.mark.parametrize("is_new_first", [True, False])
+def test_a_sink_goes_on_if_others_of_its_kind_are_added_and_removed(
+    case: Case, tmp_path: Path, *, is_new_first: bool
+) -> None:
+    kept, new = (ToFile(filename=str(tmp_path / f"{x}.csv"), overwrite=True) for x in ("a", "b"))
+    case.run(tmp_path, 3, kept)
+    case.run(tmp_path, 7, *((new, kept) if is_new_first else (kept, new)))
+    case.run(tmp_path, FILES, kept)
+    check(case, tmp_path / "a.csv")
+
+
 def test_what_a_killed_run_has_written_after_its_checkpoint_is_cut(tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
     file = AppendedFile(path, None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -232,23 +233,31 @@ def divide_tail(
     sinks: list[tuple[str, str, Sink]] = []
     # A place has the name of what comes before it, so that sinks can be added and removed.
     place, is_first = "start", True
+    counts: Counter[tuple[str, ...]] = Counter()
     for stage, name in zip(tail, names, strict=True):
         if not isinstance(stage, Sink):
             place, is_first = f"after {name}", True
             stages.append(stage)
             continue
-        sinks.append((_describe_sink(stage, name), place, stage))
+        sinks.append((_name_sink(stage, counts), place, stage))
         outbox.with_cards[place] = outbox.with_cards.get(place, False) or stage.needs.card
         stages.append(PutIntoOutbox(place=place, outbox=outbox if is_first else None))
         is_first = False
     return stages, sinks
 
 
-def _describe_sink(sink: Sink, name: str) -> str:
-    """Return the key of a sink: its name and where it writes to."""
+def _name_sink(sink: Sink, counts: Counter[tuple[str, ...]]) -> str:
+    """Return the key of a sink: its name and where it writes to, whatever sinks are beside it.
+
+    Args:
+        sink: The sink.
+        counts: Number of sinks so far that write to the same place; updated.
+    """
     outputs = sink.outputs()
-    places = [*(outputs.files or outputs.folders), *outputs.destinations]
-    return " ".join([name, *map(str, places)])
+    places = [*(outputs.files or outputs.folders), *outputs.data_sets, *outputs.destinations]
+    words = (sink.name, *map(str, places))
+    counts[words] += 1
+    return " ".join([f"{sink.name}#{counts[words]}", *words[1:]])
 
 
 @dataclass
