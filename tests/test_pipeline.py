@@ -1,5 +1,6 @@
 """Pipelines: what is rejected before anything is read, and the output of a run."""
 
+import json
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,9 +14,11 @@ from morpheus.errors import TransientError, UsageError
 from morpheus.models.fit import UserHistory
 from morpheus.pipeline import Pipeline, Plan
 from morpheus.sinks.to_file import ToFile
+from morpheus.sinks.to_http import ToHttp
 from morpheus.sinks.to_report import ToReport
 from morpheus.sinks.validate import Validate
 from morpheus.sources.base import Source
+from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
 from morpheus.stages.filter import Filter
@@ -183,6 +186,53 @@ def test_two_sinks_with_the_same_file_are_rejected(columns, tmp_path):
     chain = [FromPeople(people={"ann": 4}), TrainAe(), Serialize(), *sinks]
     with pytest.raises(UsageError, match=r"to-report: .*rows.html` is also written by `to-file`"):
         Pipeline(chain, columns).validate()
+
+
+@pytest.mark.parametrize(
+    ("options", "sink"),
+    [
+        ({"status_file": "{}/log.json"}, {}),
+        ({"state": "{}/log.json"}, {}),
+        ({}, {"dead_letters": "{}/log.json"}),
+        ({}, {"results_file_name": "{}/log.json", "overwrite": True}),
+    ],
+)
+def test_no_file_that_a_run_writes_is_an_input_log(tmp_path, options, sink):
+    log = tmp_path / "log.json"
+    log.write_text(json.dumps({"eventTime": "2024-05-31T09:30:00Z", "eventName": "Get"}))
+    before = log.read_bytes()
+    given = {name: value.format(tmp_path) for name, value in options.items()}
+    kind = Validate if "overwrite" in sink else ToHttp
+    place = {"val_file_name": str(log)} if kind is Validate else {"base_url": "http://localhost:9"}
+    place |= {n: v.format(tmp_path) if isinstance(v, str) else v for n, v in sink.items()}
+    chain = [FromCloudtrail(input_glob=str(log)), Serialize(), kind(**place)]
+    with pytest.raises(UsageError, match="is one of the input logs, and would be replaced"):
+        Pipeline(chain, PipelineOptions(**given)).run()
+    assert log.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["log.json"]
+
+
+@pytest.mark.parametrize(
+    ("options", "stages"),
+    [
+        ({"status_file": "{}/a.json"}, [ToFile]),
+        ({"state": "{}/a.json"}, [ToFile]),
+        ({"status_file": "{}/a.json", "state": "{}/a.json"}, []),
+        ({}, [ToFile, ToHttp]),
+        ({}, [ToHttp, ToHttp]),
+        ({"state": "{}/a.json"}, [ToHttp]),
+    ],
+)
+def test_no_two_parts_of_a_run_write_the_same_file(columns, tmp_path, options, stages):
+    file = str(tmp_path / "a.json")
+    sinks = {
+        ToFile: ToFile(filename=file, overwrite=True),
+        ToHttp: ToHttp(base_url="http://localhost:9", dead_letters=file),
+    }
+    given = {name: value.format(tmp_path) for name, value in options.items()}
+    chain = [FromPeople(people={"ann": 4}), TrainAe(), Serialize(), *(sinks[x] for x in stages)]
+    with pytest.raises(UsageError, match=r"a.json` is also written by `[a-z_-]+`\. Give another"):
+        Pipeline(chain, replace(columns, **given)).validate()
 
 
 def test_sink_that_fails_to_commit_stops_neither_the_summary_nor_other_sinks(columns, caplog):

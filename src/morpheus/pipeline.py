@@ -36,6 +36,7 @@ from morpheus.core.batch import (
 from morpheus.core.stage import (
     ChecksInput,
     Expands,
+    Outputs,
     PipelineOptions,
     PreparesFor,
     Requirements,
@@ -656,9 +657,7 @@ def _check_output_files(stages: Sequence[Stage]) -> None:
     source, *rest = stages
     assert isinstance(source, Source)  # noqa: S101 - _check_source has seen to it
     training_input = _find_training_input(rest)
-    writers: dict[Path | ObjectPath, Stage] = {}
     outputs = [(stage, stage.outputs()) for stage in rest if isinstance(stage, WritesOutputs)]
-    files = [(stage, path) for stage, written in outputs for path in written.files]
     printers = [stage.name for stage, written in outputs if written.stdout]
     if len(printers) > 1:
         raise UsageError(
@@ -666,19 +665,35 @@ def _check_output_files(stages: Sequence[Stage]) -> None:
         )
     if printers and sys.stdout is None:  # the command was started with `>&-`
         raise UsageError(f"{printers[0]}: stdout is closed. Redirect it to a file, or open it.")
-    for stage, path in files:
+    writers: dict[Path | ObjectPath, str] = {}
+    for writer, path in _list_written_files(source.options, outputs):
         if source.overlaps_input(path, training_input):
             raise UsageError(
-                f"{stage.name}: `{path}` is one of the input logs, and would be replaced. Give "
-                "another --filename, or a glob that does not match it."
+                f"{writer}: `{path}` is one of the input logs, and would be replaced. Give another "
+                "file, or a glob that does not match it."
             )
         place = path.resolve() if isinstance(path, Path) else path
-        other = writers.setdefault(place, stage)
-        if other is not stage:
+        if place in writers:
             raise UsageError(
-                f"{stage.name}: `{path}` is also written by `{other.name}`. Give another "
-                "--filename."
+                f"{writer}: `{path}` is also written by `{writers[place]}`. Give another file."
             )
+        writers[place] = writer
+
+
+def _list_written_files(
+    options: PipelineOptions, outputs: Sequence[tuple[Stage, Outputs]]
+) -> Iterator[tuple[str, Path | ObjectPath]]:
+    """Yield all files that a run writes, each with the option or the stage that names it."""
+    yield from _list_option_files(options)
+    for stage, written in outputs:
+        for path in (*written.files, *written.dead_letters):
+            yield stage.name, path
+
+
+def _list_option_files(options: PipelineOptions) -> list[tuple[str, Path]]:
+    """Return the files that options name and a run writes, each with its option."""
+    files = {"--status_file": options.status_file, "--state": options.state}
+    return [(name, Path(file)) for name, file in files.items() if file is not None]
 
 
 def _check_data_sets(stages: Sequence[Stage]) -> None:
@@ -696,19 +711,12 @@ def _check_data_sets(stages: Sequence[Stage]) -> None:
             )
         if source.options.durable:
             continue  # the folder gets more files, and nothing else in it changes
-        places: list[tuple[str, Path | ObjectPath]] = [
-            (name, Path(path))
-            for name, path in (
-                ("--status_file", source.options.status_file),
-                ("--state", source.options.state),
-            )
-            if path is not None
-        ]
+        places: list[tuple[str, Path | ObjectPath]] = [*_list_option_files(source.options)]
         places += [
             (f"`{other.name}`", place)
             for other, out in outputs
             if other is not stage
-            for place in (*out.files, *out.folders, *out.data_sets)
+            for place in (*out.files, *out.dead_letters, *out.folders, *out.data_sets)
         ]
         for name, place in places:
             if is_in_folder(place, folder):

@@ -9,19 +9,24 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from morpheus.cli.output import format_metrics, format_results
 from morpheus.core.batch import AlertBudgetReport, OutputRows, ReadStats, RunMetrics, Table
+from morpheus.core.registry import load_stage, stage_names
 from morpheus.core.stage import PipelineOptions, Stage
 from morpheus.models.calibration import AlertForecast
 from morpheus.models.profile import ModelCard
 from morpheus.models.store import SavedModels
+from morpheus.sinks.alert_files import ToEcs, ToOcsf
 from morpheus.sinks.to_file import ToFile
 from morpheus.sinks.to_http import ToHttp
 from morpheus.sinks.to_kafka import ToKafka
+from morpheus.sinks.to_parquet import ToParquet
 from morpheus.sinks.to_report import ToReport
+from morpheus.sinks.validate import Validate
 from morpheus.sources.cloudtrail import FromCloudtrail
 
 from .conftest import Run
@@ -188,6 +193,37 @@ def test_the_summary_ends_with_the_results_and_the_next_command() -> None:
     assert make_results(sent, **arn) == {"Results": "`alerts` at `kafka:9092`"}
     posted = ToHttp(base_url="https://siem:8088")
     assert make_results(posted, **arn) == {"Results": "`https://siem:8088`"}
+
+
+@pytest.mark.parametrize(
+    ("stage", "place"),
+    [
+        (ToFile(filename="a.csv"), "a.csv"),
+        (ToFile(filename="s3://b/a.csv"), "s3://b/a.csv"),
+        (ToParquet(folder="rows"), "rows"),
+        (ToParquet(folder="s3://b/rows"), "s3://b/rows"),
+        (ToReport(filename="a.html"), "a.html"),
+        (ToOcsf(filename="a.jsonl"), "a.jsonl"),
+        (ToOcsf(lake_folder="lake", region="eu-west-1"), "lake"),
+        (ToOcsf(lake_folder="s3://b/lake", region="eu-west-1"), "s3://b/lake"),
+        (ToEcs(filename="a.jsonl"), "a.jsonl"),
+        (
+            ToKafka(bootstrap_servers="kafka:9092", output_topic="alerts"),
+            "`alerts` at `kafka:9092`",
+        ),
+        (ToHttp(base_url="https://siem:8088"), "`https://siem:8088`"),
+        (Validate(val_file_name="a.csv", results_file_name="diff.json"), "diff.json"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_results_name_what_every_stage_writes(stage: Stage, place: str) -> None:
+    assert make_results(stage)["Results"] == place
+
+
+def test_every_stage_that_writes_is_in_the_test_of_results() -> None:
+    known = {"to-file", "to-parquet", "to-report", "to-ocsf", "to-ecs", "to-kafka", "to-http"}
+    known |= {"validate", "to-console", "train-ae"}  # the last two have no results to name
+    assert {name for name in stage_names() if hasattr(load_stage(name), "commit")} == known
 
 
 def test_the_next_command_has_the_options_that_these_results_need() -> None:

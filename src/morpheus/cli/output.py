@@ -758,11 +758,12 @@ def format_results(stages: Sequence[Stage], metrics: RunMetrics) -> dict[str, st
     """
     if metrics.failed_outputs:
         return {}
-    from morpheus.core.stage import Sink  # noqa: PLC0415 - `--help` runs nothing
+    from morpheus.core.stage import Sink, WritesOutputs  # noqa: PLC0415 - `--help` runs nothing
 
     # The summary has a line for saved fingerprints.
+    writers = [x for x in stages if isinstance(x, WritesOutputs) and x.name != "train-ae"]
+    places = list(dict.fromkeys(place for x in writers for place in _list_places(x.outputs())))
     sinks = [stage for stage in stages if isinstance(stage, Sink)]
-    places = list(dict.fromkeys(place for sink in sinks for place in _list_places(sink.outputs())))
     facts = {"Results": ", ".join(places)} if places else {}
     step = _find_next_step(sinks, stages[0].options, metrics)
     return facts | ({"Next": step} if step else {})

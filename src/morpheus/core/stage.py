@@ -547,6 +547,7 @@ class Outputs:
         data_sets: Folders whose content it replaces.
         stdout: It writes to stdout.
         destinations: Other places that it sends rows to, in words.
+        dead_letters: Files that it adds to, and reads again, if a place does not take rows.
     """
 
     files: tuple[Path | ObjectPath, ...] = ()
@@ -554,6 +555,7 @@ class Outputs:
     data_sets: tuple[Path | ObjectPath, ...] = ()
     stdout: bool = False
     destinations: tuple[str, ...] = ()
+    dead_letters: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)

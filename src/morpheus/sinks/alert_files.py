@@ -310,8 +310,13 @@ class ToOcsf(Sink):
         open_store(self.lake_folder or "").check_access()
 
     def outputs(self) -> Outputs:
-        """The file."""
-        return Outputs() if self.filename is None else list_outputs(self.filename)
+        """The file, or the folder of the lake."""
+        if self.filename is not None:
+            return list_outputs(self.filename)
+        lake = parse_location(self.lake_folder or "")
+        if isinstance(lake, ObjectPath):
+            return Outputs(destinations=(str(lake),))
+        return Outputs(folders=(lake,))
 
     def open(self, context: StageContext) -> _OpenOcsf:
         """Open the file or the lake."""

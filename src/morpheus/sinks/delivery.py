@@ -250,6 +250,11 @@ def validate_dlq_path(path: str | None) -> None:
     )
 
 
+def list_dlq(path: str | None) -> tuple[Path, ...]:
+    """Return the dead-letter file of an option as `Outputs` has it."""
+    return () if path is None else (Path(path),)
+
+
 def open_dlq(path: str | None) -> DeadLetterFile | None:
     """Return the dead-letter file of an option; None without one."""
     return None if path is None else DeadLetterFile(Path(path))

@@ -37,6 +37,7 @@ from morpheus.sinks.delivery import (
     OutboundEvent,
     RetryPolicy,
     SendResult,
+    list_dlq,
     open_dlq,
     validate_dlq_path,
 )
@@ -658,8 +659,9 @@ class ToHttp(Sink):
             )
 
     def outputs(self) -> Outputs:
-        """The server."""
-        return Outputs(destinations=(f"`{self.base_url}`",))
+        """The server, and the dead letters."""
+        letters = list_dlq(self.dead_letters)
+        return Outputs(destinations=(f"`{self.base_url}`",), dead_letters=letters)
 
     def open(self, context: StageContext) -> tuple[AlertSerializer, Delivery]:
         """Connect, and send the events that an earlier run has kept."""

@@ -24,6 +24,7 @@ from morpheus.sinks.delivery import (
     OutboundEvent,
     RetryPolicy,
     SendResult,
+    list_dlq,
     open_dlq,
     validate_dlq_path,
 )
@@ -253,8 +254,9 @@ class ToKafka(Sink):
             )
 
     def outputs(self) -> Outputs:
-        """The topic."""
-        return Outputs(destinations=(f"`{self.output_topic}` at `{self.bootstrap_servers}`",))
+        """The topic, and the dead letters."""
+        topic = f"`{self.output_topic}` at `{self.bootstrap_servers}`"
+        return Outputs(destinations=(topic,), dead_letters=list_dlq(self.dead_letters))
 
     def open(self, context: StageContext) -> tuple[AlertSerializer, Delivery]:
         """Connect, and send the events that an earlier run has kept."""

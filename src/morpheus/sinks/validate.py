@@ -13,8 +13,8 @@ from typing import Any
 import polars as pl
 
 from morpheus.columns import INDEX, ROW, TIME
-from morpheus.core.batch import Batch, OutputRows, Scored
-from morpheus.core.stage import StageContext, Transform, option
+from morpheus.core.batch import Batch, OutputRows, RunMetrics, Scored
+from morpheus.core.stage import Outputs, StageContext, Transform, option
 from morpheus.errors import UsageError
 from morpheus.sinks.to_file import ToFile, validate_output
 from morpheus.sources.results import READ_ERRORS, read_as_text
@@ -213,6 +213,14 @@ class Validate(Transform):
             )
         for pattern in (*self.include, *self.exclude):
             _compile_column_pattern(pattern)
+
+    def outputs(self) -> Outputs:
+        """The file for the outcome."""
+        file = self.results_file_name
+        return Outputs() if file is None else Outputs(files=(Path(file),))
+
+    def commit(self, metrics: RunMetrics) -> None:
+        """Do nothing: the file is written when all events have passed."""
 
     def open(self, context: StageContext) -> _WrittenEvents:
         """Write the events to a temporary file of the same kind as the expected one."""
