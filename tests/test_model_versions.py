@@ -1,9 +1,11 @@
 """Versions of model stores: published in one piece, named by aliases, read when damaged."""
 
+import gc
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -25,6 +27,7 @@ from morpheus.models.versions import (
     save_models,
     split_location,
 )
+from morpheus.storage.atomic import LocalStore, start_cleanup
 from people import day, fingerprint
 
 
@@ -247,7 +250,7 @@ def test_a_damaged_fingerprint_is_not_published_for_a_user_alone(folder, old, ne
     assert store.resolve(CHAMPION) == 2
 
 
-def test_an_empty_or_a_missing_manifest_is_damage_and_not_an_empty_store(folder, old, caplog):
+def test_an_empty_or_a_missing_manifest_is_damage_and_not_an_empty_store(folder, old):
     publish(folder, ["ann"], old)
     (folder / "store.json").write_bytes(b"")
     for act in (VersionedStore.open(folder).versions, lambda: publish(folder, ["bob"], old)):
@@ -256,8 +259,11 @@ def test_an_empty_or_a_missing_manifest_is_damage_and_not_an_empty_store(folder,
     (folder / "store.json").unlink()
     with pytest.raises(ModelCorruptedError, match="is missing, but there are files of versions"):
         VersionedStore.open(folder).open_version()
-    publish(folder, ["bob"], old)
-    assert "The store begins again with version 1" in caplog.text
+    with pytest.raises(ModelCorruptedError, match="is missing, but there are files of versions"):
+        publish(folder, ["bob"], old)
+    with pytest.raises(ModelCorruptedError, match="is missing, but there are files of versions"):
+        VersionedStore.open(folder).reserve()
+    assert len(list((folder / "packs").iterdir())) == 2, "that of the user whose version failed"
 
 
 def test_files_that_prune_has_removed_are_in_no_new_version(folder, old, new):
@@ -370,9 +376,7 @@ def test_two_publishers_lose_nothing(folder, old):
 
 def test_reserved_number_is_used_and_never_given_twice(folder, old):
     store = VersionedStore.open(folder)
-    assert store.reserve() is None
-    assert not folder.exists()
-    publish(folder, ["bob"], old)
+    assert publish(folder, ["bob"], old) == 1
     assert store.reserve() == 2
     assert publish(folder, ["eve"], old) == 3
     assert store.publish([named("ann", old)], number=2, base=None) == 2
@@ -468,7 +472,7 @@ def test_a_champion_that_another_run_has_made_meanwhile_is_not_replaced(folder, 
 
 def test_two_runs_that_train_the_same_have_files_of_their_own(folder, old):
     store = VersionedStore.open(folder)
-    runs = [StagingFolder(store.folder) for _ in range(2)]
+    runs = [StagingFolder(store) for _ in range(2)]
     cards = [put_model(run.open(), old, durable=False) for run in runs]
     for run, card in zip(runs, cards, strict=True):
         placed = list(store.take_files([card], run.open()))
@@ -478,6 +482,81 @@ def test_two_runs_that_train_the_same_have_files_of_their_own(folder, old):
     assert store.load("ann", 1) is not None
     assert store.load("ann", 2) is not None
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["indexes", "packs"]
+
+
+def test_first_runs_at_the_same_time_have_numbers_of_their_own(folder, old):
+    runs = [StagingFolder(VersionedStore.open(folder)) for _ in range(2)]
+    assert [run.reserve() for run in runs] == [1, 2]
+    for number in (2, 1):
+        publish(folder, [f"u{number}"], old, number=number)
+    assert [each.number for each in VersionedStore.open(folder).versions()] == [1, 2]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_first_runs_that_fail_together_never_share_a_number(folder, old, there):
+    folder.mkdir() if there else None
+    first, second = (StagingFolder(VersionedStore.open(folder)) for _ in range(2))
+    for run in (first, second):
+        run.reserve()
+        run.open()
+    del second, run
+    gc.collect()
+    third = StagingFolder(VersionedStore.open(folder))
+    assert third.reserve() == 2, "the first run still has number 1"
+    del first
+    gc.collect()
+    del third
+    gc.collect()
+    assert sorted(path.name for path in folder.iterdir()) == [".store.json.lock", "store.json"]
+    assert VersionedStore.open(folder).versions() == ()
+    assert publish(folder, ["ann"], old) == 2, "1 was not given back, because 2 was taken"
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_first_run_that_fails_alone_leaves_nothing(folder, there):
+    folder.mkdir() if there else None
+    run = StagingFolder(VersionedStore.open(folder))
+    assert run.reserve() == 1
+    run.open()
+    del run
+    gc.collect()
+    assert folder.exists() == there
+    assert not there or not list(folder.iterdir())
+
+
+def test_a_first_run_that_was_killed_takes_no_number(folder, old):
+    code = """
+import os, signal, sys
+sys.path[:0] = sys.argv[2:]
+from morpheus.models.versions import StagingFolder, VersionedStore
+run = StagingFolder(VersionedStore.open(sys.argv[1]))
+print(run.reserve())
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    words = [sys.executable, "-c", code, str(folder), *sys.path]
+    killed = [subprocess.run(words, stdout=subprocess.PIPE, check=False) for _ in range(2)]
+    assert [run.returncode for run in killed] == [-signal.SIGKILL] * 2
+    start_cleanup()
+    run = StagingFolder(VersionedStore.open(folder))
+    assert run.reserve() == 1
+    assert publish(folder, ["ann"], old, number=1) == 1
+    assert VersionedStore.open(folder).reserve(lambda: True) == 2, "there is a version"
+
+
+def test_a_lock_whose_file_was_removed_excludes_others_nevertheless(folder):
+    store, held = LocalStore(folder), []
+
+    def hold(name):
+        with store.exclusive("store.json"):
+            held.append(name)
+            assert held == [name]
+            time.sleep(0.05)
+            held.remove(name)
+            if name % 2:
+                (folder / store.name_lock("store.json")).unlink()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(hold, range(8)))
 
 
 def test_prune_removes_the_files_that_no_other_version_needs(folder, old, new):

@@ -283,10 +283,14 @@ def start(words, max_file=None):
 def test_runs_that_train_the_same_at_the_same_time_all_publish(tmp_path):
     (tmp_path / "in").mkdir()
     write(tmp_path / "in" / "a.jsonl", 1, 60)
-    processes = [start(run_words(tmp_path)) for _ in range(3)]
+    rest = ["preprocess", "inf-pytorch", "add-scores", "serialize", "to-file"]
+    outputs = [tmp_path / f"{number}.csv" for number in range(3)]
+    processes = [start([*run_words(tmp_path), *rest, f"--filename={out}"]) for out in outputs]
     for process in processes:
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors
+    numbers = [set(pl.read_csv(out)["model_version"]) for out in outputs]
+    assert sorted(numbers, key=min) == [{1}, {2}, {3}], "each run's rows have its own version"
     store = VersionedStore.open(tmp_path / "models")
     assert [each.number for each in store.versions()] == [1, 2, 3]
     names = {path.name for path in (tmp_path / "models").iterdir()}

@@ -22,7 +22,7 @@ from morpheus.core.stage import option, to_user_column
 from morpheus.errors import UsageError
 from morpheus.models.profile import ModelCard
 from morpheus.models.store import ModelStore
-from morpheus.models.versions import has_models, open_models
+from morpheus.models.versions import VersionedStore, has_models, open_models
 from morpheus.report.aggregate import (
     Z_REFERENCE,
     EventArrays,
@@ -263,9 +263,13 @@ def open_folder(
 
 
 def find_models(folder: Path) -> str | None:
-    """Return the model store in a folder of results, if there is one."""
+    """Return the model store in a folder of results, if there is one.
+
+    That of a first run which has not published anything yet does not count.
+    """
     models = folder / MODELS_FOLDER
-    return str(models) if has_models(models) else None
+    there = has_models(models) and VersionedStore.open(models).versions()
+    return str(models) if there else None
 
 
 def write_report(request: ReportRequest, files: Sequence[Path]) -> ReportData:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import threading
 from dataclasses import replace
@@ -22,7 +23,7 @@ from morpheus.errors import ModelCorruptedError, TransientError, UsageError
 from morpheus.models import store
 from morpheus.models.profile import Fingerprint
 from morpheus.models.store import ModelIndex, ModelStore, commit_index, put_model
-from morpheus.models.versions import VersionedStore, open_models
+from morpheus.models.versions import NewVersion, StagingFolder, VersionedStore, open_models
 from morpheus.pipeline import Pipeline
 from morpheus.sinks.to_file import ToFile
 from morpheus.sources.cloudtrail import FromCloudtrail
@@ -260,6 +261,37 @@ def test_two_publishers_of_a_bucket_lose_nothing(
     versions = VersionedStore.open(MODELS)
     assert [each.number for each in versions.versions()] == [1, 2, 3, 4]
     assert sorted(versions.open_version().cards) == ["ann", "bob", "eve", "joe"]
+
+
+def test_a_bucket_that_has_lost_its_manifest_is_damaged_and_not_an_empty_store(
+    lake: Lake, ann: Fingerprint
+) -> None:
+    versions = VersionedStore.open(MODELS)
+    assert versions.publish([for_user(ann, "ann")]) == 1
+    delete_objects([ObjectPath("lake", "models/store.json")])
+    before = lake.names("models")
+    for act in (
+        versions.versions,
+        versions.reserve,
+        lambda: open_models(MODELS),
+        lambda: versions.publish_placed(NewVersion(()), "champion"),
+        lambda: versions.erase(["ann"]),
+    ):
+        with pytest.raises(ModelCorruptedError, match=r"store.json: is missing, but there are"):
+            act()
+    with pytest.raises(UsageError, match=r"is missing.*To start again, give another folder"):
+        TrainAe(models_output_filename=MODELS).validate()
+    assert lake.names("models") == before
+
+
+def test_first_runs_of_a_bucket_have_numbers_of_their_own(lake: Lake, ann: Fingerprint) -> None:
+    runs = [StagingFolder(VersionedStore.open(MODELS)) for _ in range(3)]
+    assert [run.reserve() for run in runs] == [1, 2, 3]
+    runs.pop()
+    gc.collect()
+    assert VersionedStore.open(MODELS).versions() == ()
+    assert VersionedStore.open(MODELS).publish([for_user(ann, "ann")]) == 3, "it was given back"
+    assert lake.names("models").count("models/store.json") == 1
 
 
 @pytest.mark.usefixtures("lake")

@@ -33,7 +33,7 @@ from weakref import finalize
 
 import msgspec
 
-from morpheus.errors import ModelCorruptedError, TransientError, UsageError
+from morpheus.errors import ModelCorruptedError, MorpheusError, TransientError, UsageError
 from morpheus.models.profile import Fingerprint, InputSpec, ModelCard, list_names
 from morpheus.models.store import (
     GC_GRACE,
@@ -78,6 +78,7 @@ ANCHOR_AGE = timedelta(days=60)
 """Minimum age of an anchor: a version from before anything that happens now."""
 ANCHOR_SPACING = timedelta(days=30)
 """`prune` keeps one version of each period of this length until it can be an anchor."""
+_INDEX_NAME = re.compile(rf"{INDEX_DIR}/[0-9a-f]{{64}}\.json")
 _ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _SUFFIX = re.compile(r"(?P<location>.+)@(?P<which>[0-9]+|[a-z][a-z0-9_-]{0,63})", re.DOTALL)
 
@@ -597,24 +598,45 @@ class VersionedStore:
 
     # Publish.
 
-    def reserve(self) -> int | None:
+    def reserve(self, is_alone: Callable[[], bool] = lambda: False) -> int | None:
         """Take the number of a version that will be published later.
 
-        Nothing is written into a folder without a manifest, so that a run that fails leaves nothing
-        behind.
+        A new store gets a manifest without versions, so that no other run takes the same number.
+
+        Args:
+            is_alone: Returns whether no other run has a number. Then a store without versions
+                begins with 1, also if a run that was killed had taken that.
 
         Returns:
-            The number; None in a folder without a manifest, where nothing was taken.
+            The number; None in a store that gives numbers only when it publishes.
 
         Raises:
+            ModelCorruptedError: The manifest is damaged or missing.
             TransientError: The folder cannot be written.
         """
-        if not self._read_manifest()[0]:
-            return None
-        after = self._change(
-            lambda manifest: msgspec.structs.replace(manifest, next_number=manifest.next_number + 1)
-        )
-        return after.next_number - 1
+
+        def take(manifest: Manifest) -> Manifest:
+            number = 1 if not manifest.versions and is_alone() else manifest.next_number
+            return msgspec.structs.replace(manifest, next_number=number + 1)
+
+        return self._change(take).next_number - 1
+
+    def release(self, number: int) -> None:
+        """Give back a number that `reserve` took, if the store has no versions yet.
+
+        So a first run that fails leaves nothing behind on disk, and a bucket without versions.
+
+        Args:
+            number: The number. It is not given back if another run has taken the next one.
+        """
+        with self.folder.exclusive(MANIFEST_FILE):
+            content, etag = self._read_manifest()
+            if not content or self._parse(content) != Manifest(number + 1):
+                return
+            if number > 1 or not isinstance(self.folder, LocalStore):
+                self.folder.put_if_match(MANIFEST_FILE, self._dump(Manifest(number)), etag)
+            else:
+                self.folder.remove([MANIFEST_FILE, self.folder.name_lock(MANIFEST_FILE)])
 
     def publish(  # noqa: PLR0913 - what the new version says about itself
         self,
@@ -658,6 +680,7 @@ class VersionedStore:
         if alias is not None:
             self.check_alias(alias)
         made: list[int] = []
+        self._write_first_manifest()
 
         def add(manifest: Manifest) -> Manifest:
             version = self._add_version(manifest, draft)
@@ -996,6 +1019,8 @@ class VersionedStore:
     def _read_unversioned(self) -> Manifest:
         """Return the manifest of a folder without versions: it has version 1."""
         store = ModelStore.find(str(self.folder), self.key)
+        if store is None:
+            self._check_is_new()
         if store is None or not (store.cards or store.global_card):
             return Manifest()
         until = store.trained_until
@@ -1004,6 +1029,14 @@ class VersionedStore:
             1, created, ("",), len(store.cards), len(store.cards), period=("", until)
         )
         return Manifest(2, (version,), {CHAMPION: 1})
+
+    def _write_first_manifest(self) -> None:
+        """Give a new store its manifest, before it gets an index.
+
+        So a store with an index and without a manifest is one that has lost it.
+        """
+        if not self._read_manifest()[0]:
+            self._change(lambda manifest: manifest)
 
     def _change(
         self,
@@ -1021,8 +1054,6 @@ class VersionedStore:
                 content, etag = self._read_manifest()
                 before = self._parse(content)
                 adopts = not content and bool(before.versions)
-                if not content and not adopts and (lost := self._find_lost_manifest()):
-                    logger.warning("%s The store begins again with version 1.", lost)
                 after = change(before)
                 if adopts:
                     after = self._adopt(after)
@@ -1040,16 +1071,18 @@ class VersionedStore:
             "its own."
         )
 
-    def _find_lost_manifest(self) -> str:
-        """Return what is wrong with a folder on disk without a manifest; empty for nothing."""
-        if not isinstance(self.folder, LocalStore):
-            return ""
-        if any(next(self.folder.list_files(each), None) is None for each in (INDEX_DIR, PACK_DIR)):
-            return ""
-        return (
-            f"{self._path}: is missing, but there are files of versions beside it. Restore it from "
-            "a copy. If the first run was killed before it published a version, run it again."
-        )
+    def _check_is_new(self) -> None:
+        """Reject a store without a manifest that has indexes: its next version would be 1 again.
+
+        Raises:
+            ModelCorruptedError: It has one.
+        """
+        names = (name for name, _ in self.folder.list_files(INDEX_DIR))
+        if any(_INDEX_NAME.fullmatch(name) for name in names):
+            raise ModelCorruptedError(
+                f"{self._path}: is missing, but there are files of versions beside it. Restore it "
+                "from a copy."
+            )
 
     def _remove_dead_indexes(self, manifest: Manifest) -> None:
         """Remove the indexes of runs that were killed, in a folder on disk.
@@ -1082,8 +1115,6 @@ class VersionedStore:
         if found is not None:
             return found
         if not manifest.versions:
-            if lost := self._find_lost_manifest():
-                raise ModelCorruptedError(lost)
             raise UsageError(
                 f"{self.folder}: has no versions. Publish one with `train-ae --train_data_glob=... "
                 f"--models_output_filename={self.folder}`."
@@ -1344,17 +1375,68 @@ class VersionedStore:
 
 
 @dataclass
-class StagingFolder:
-    """A folder for the files of one run's fingerprints, until they are published.
-
-    It is removed when the run ends, also if it fails; that of a killed run by a later one.
+class _Leftovers:
+    """What a run has in a store before it publishes.
 
     Attributes:
-        store: The store that the run publishes in.
+        folder: The staging folder.
+        number: The reserved number.
+        created: Folder of the store, if the run has created it.
     """
 
-    store: Store
-    _folder: TempFolder | None = field(default=None, init=False, repr=False)
+    folder: TempFolder | None = None
+    number: int | None = None
+    created: Path | None = None
+
+    def close(self) -> None:
+        """Remove the staging folder."""
+        if self.folder is not None:
+            self.folder.close()
+            self.folder = None
+
+    def remove(self, versions: VersionedStore, process: int) -> None:
+        """Remove all of it, and the folder of a store without a version."""
+        if os.getpid() != process:  # in a copy of the process
+            return
+        self.close()
+        if self.number is not None:
+            with suppress(MorpheusError, OSError):  # what is left does no harm
+                versions.release(self.number)
+        if self.created is not None:
+            with suppress(OSError):  # it has files
+                self.created.rmdir()
+
+
+@dataclass
+class StagingFolder:
+    """A folder for the files of one run's fingerprints, and the number of their version.
+
+    The folder is removed when the run ends, also if it fails; that of a killed run by a later one.
+    A run that fails gives the number back, if the store has no version yet.
+
+    Attributes:
+        versions: The store that the run publishes in.
+    """
+
+    versions: VersionedStore
+    _left: _Leftovers = field(default_factory=_Leftovers, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Remove the rest when the run ends."""
+        finalize(self, _Leftovers.remove, self._left, self.versions, os.getpid())
+
+    def reserve(self) -> int | None:
+        """Reserve the number of the version; see `VersionedStore.reserve`."""
+        self.open()  # first, so that another run finds it: it may be the only one
+        self._left.number = self.versions.reserve(self._is_alone)
+        return self._left.number
+
+    def _is_alone(self) -> bool:
+        """Return whether no other run has a staging folder. Those of killed runs are removed."""
+        store = self.versions.folder
+        if not isinstance(store, LocalStore):
+            return False
+        return len([*store.path.glob(f".{MODEL_DIR}.*.part")]) == 1
 
     def open(self) -> str:
         """Create the folder, if it is not there yet; return its path, empty for an object store.
@@ -1362,36 +1444,26 @@ class StagingFolder:
         Raises:
             TransientError: The folder of the store cannot be written.
         """
-        if not isinstance(self.store, LocalStore):
+        store = self.versions.folder
+        if not isinstance(store, LocalStore):
             return ""
-        if self._folder is None:
-            path = self.store.path.absolute()
-            is_new = not path.exists()
+        if self._left.folder is None:
+            if not store.path.exists():
+                self._left.created = store.path.absolute()
             try:
-                make_folders(path)
-                self._folder = TempFolder(path, MODEL_DIR)
+                make_folders(store.path)
+                self._left.folder = TempFolder(store.path.absolute(), MODEL_DIR)
             except OSError as error:
                 raise TransientError(
-                    f"Cannot write into `{self.store}`: {error.strerror}. Free disk space, fix the "
+                    f"Cannot write into `{store}`: {error.strerror}. Free disk space, fix the "
                     "folder's permissions, or choose another path."
                 ) from error
-            finalize(self, _remove_staging, self._folder, is_new, os.getpid())
-        return str(self._folder.path)
+        return str(self._left.folder.path)
 
     def close(self) -> None:
-        """Remove the folder with its content."""
-        if self._folder is not None:
-            self._folder.close()
-            self._folder = None
-
-
-def _remove_staging(folder: TempFolder, is_new: bool, process: int) -> None:  # noqa: FBT001 - `finalize` calls it
-    """Remove a staging folder at the end of a run, and that of a store without a version."""
-    if os.getpid() == process:  # not in a copy of the process
-        folder.close()
-        if is_new:
-            with suppress(OSError):  # it has files
-                folder.path.parent.rmdir()
+        """Remove the folder with its content; the version is published."""
+        self._left.close()
+        self._left.number = None
 
 
 @dataclass(frozen=True)

@@ -688,10 +688,10 @@ class TrainAe(Transform):
 
     @cached_property
     def staging(self) -> StagingFolder:
-        """The folder for files of fingerprints until they are published."""
+        """The folder for files of fingerprints until they are published, with their version."""
         from morpheus.models.versions import StagingFolder  # noqa: PLC0415 - runs without a store do not need it
 
-        return StagingFolder(self.output_store.folder)
+        return StagingFolder(self.output_store)
 
     def fit_options(self) -> FitOptions:
         """Return the training options that both networks have."""
@@ -889,7 +889,7 @@ class TrainAe(Transform):
         """Number of the version that this run will publish."""
         prepared = self.prepared
         if prepared.saved_version is None:
-            prepared.reserved = self.output_store.reserve()
+            prepared.reserved = self.staging.reserve()
             following = prepared.reserved or self.output_store.read_manifest().next_number
             prepared.saved_version = following
         return prepared.saved_version

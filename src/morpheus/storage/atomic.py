@@ -157,6 +157,8 @@ HOST_TAG = blake2b(platform.node().encode(), digest_size=2).hexdigest()
 _TEMP_NAME = re.compile(r"\.?(?P<target>.+)\.(?P<host>[0-9a-f]{4})[0-9a-f]{8}\.part(?P<old>\.old)?")
 _FOREIGN_SECONDS = 24 * 3600
 """Age of another machine's leftovers. Some network file systems do not share locks."""
+_LOCK_ATTEMPTS = 100
+"""How often a lock is taken again because its file was removed by another process."""
 _CLEANED: set[Path] = set()
 """Folders whose leftovers this run has removed."""
 
@@ -823,18 +825,36 @@ class LocalStore:
     @contextmanager
     def exclusive(self, name: str) -> Iterator[None]:
         """Let one process at a time change a file: it holds a lock on a hidden file beside it."""
-        self._refuse_link(f".{name}.lock")
-        path = self.path / f".{name}.lock"
+        lock = self.name_lock(name)
+        self._refuse_link(lock)
         try:
-            make_folders(self.path)
-            with create_file(path, append=True) as file:
-                _wait_for_lock(file.fileno(), self.path / name)
+            with self._open_locked(self.path / lock, self.path / name):
                 yield
         except PermissionError as error:
             raise TransientError(
-                f"Cannot write `{path}`: {error.strerror}. Fix the folder's permissions, or choose "
-                "another path."
+                f"Cannot write `{self.path / lock}`: {error.strerror}. Fix the folder's "
+                "permissions, or choose another path."
             ) from error
+
+    def _open_locked(self, lock: Path, target: Path) -> BinaryIO:
+        """Open and lock a file, also if another process removes it with its folder meanwhile."""
+        for _ in range(_LOCK_ATTEMPTS):
+            make_folders(self.path)
+            with suppress(FileNotFoundError):
+                file = create_file(lock, append=True)
+                try:
+                    _wait_for_lock(file.fileno(), target)
+                    if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                        return file
+                except BaseException:
+                    file.close()
+                    raise
+                file.close()
+        raise TransientError(f"`{target}`: other runs keep removing it. Run again.")
+
+    def name_lock(self, name: str) -> str:
+        """Return the name of the hidden file that `exclusive` locks."""
+        return f".{name}.lock"
 
     def _refuse_link(self, name: str) -> None:
         if (link := self._find_link(name)) is not None:
