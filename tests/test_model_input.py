@@ -81,7 +81,7 @@ class Done:
     output: str
 
 
-def run(  # noqa: PLR0913 - the parts of a command line
+def list_words(  # noqa: PLR0913 - the parts of a command line
     *train: str,
     user: str = "userIdentityuserName",
     columns: str | None = "columns.txt",
@@ -89,15 +89,20 @@ def run(  # noqa: PLR0913 - the parts of a command line
     options: tuple[str, ...] = (),
     before: tuple[str, ...] = (),
     middle: tuple[str, ...] = (),
-) -> Done:
+    threads: str = "1",
+) -> list[str]:
     listed = () if columns is None else (f"--columns_file={columns}",)
-    line = [
-        *(*before, "run", "--num_threads=1", "pipeline-ae", f"--userid_column_name={user}"),
-        *(*listed, *options, *source, *middle),
+    return [
+        *(*before, "run", f"--num_threads={threads}"),
+        *("pipeline-ae", f"--userid_column_name={user}", *listed, *options, *source, *middle),
         *("train-ae", "--train_min_history=40", "--train_epochs=2", *train),
         *("preprocess", "inf-pytorch", "add-scores", "--label=risk", "--label=rung"),
         *("serialize", "to-file", "--filename=out.csv", "--overwrite"),
     ]
+
+
+def run(*train: str, before: tuple[str, ...] = (), **changes: Any) -> Done:
+    line = list_words(*train, before=before, **changes)
     if not before:
         result = CliRunner().invoke(command, line)
         return Done(result.exit_code, result.output)
@@ -299,6 +304,86 @@ def test_a_new_value_in_a_few_events_is_scored_also_if_the_column_was_always_emp
     write("now.json", *now)
     train()
     assert run(LOAD).exit_code == 0
+
+
+def change_agents(values: list[str], users: tuple[str, ...] = tuple(HABITS)) -> None:
+    """Write the input with other user agents for some users."""
+    now = [events(user, 20, START + timedelta(days=7)) for user in HABITS]
+    for row in (row for part in now for row in part if row["userIdentity"]["userName"] in users):
+        row["userAgent"] = values[0] if len(values) == 1 else values[len(row["eventName"]) % 2]
+    write("now.json", *now)
+
+
+ALL_NEW = r"preprocess: nearly all of 60 events have a value that the training events of their"
+
+
+@pytest.mark.parametrize(
+    ("workers", "values"),
+    [("1", ["TOOL OF ANN"]), ("2", ["['tool of ann']", "['tool of bob']"])],
+)
+def test_a_feature_whose_values_all_have_another_form_is_warned_about(
+    workers: str, values: list[str]
+) -> None:
+    train()
+    change_agents(values)
+    for line in (LOAD, "--train_data_glob=history.json"):
+        result = run(line, threads=workers)
+        assert result.exit_code == 0, result.output
+        assert re.search(ALL_NEW, result.output), result.output
+        new = "|".join(re.escape(value) for value in values)
+        expected = rf"`userAgent` \(`({new})`; in training `tool of ann`\)\. "
+        assert re.search(expected, result.output), result.output
+
+
+def test_a_column_of_numbers_that_has_text_now_is_warned_about() -> None:
+    """The values are there, so that no event lacks the feature."""
+    rows = [events(user, 200) for user in HABITS]
+    for n, row in enumerate(row for part in rows for row in part):
+        row["userAgent"] = str(100 + n)
+    write("history.json", *rows)
+    train()
+    assert (
+        "nearly all"
+        not in run(LOAD, source=("from-cloudtrail", "--input_glob=history.json")).output
+    )
+    change_agents(["12,5 %", "13,5 %"])
+    assert re.search(r"`userAgent` \(`1[23],5 %`; in training a number\)", run(LOAD).output)
+
+
+def test_new_values_of_one_user_or_of_an_identifier_are_no_warning() -> None:
+    train()
+    change_agents(["other tool"], users=("ann",))
+    assert "nearly all" not in run(LOAD).output
+    many = events("ann", 400, START + timedelta(days=7), userAgent="other tool")
+    write("now.json", many, events("bob", 5), events("cyd", 5))
+    assert "nearly all" not in run(LOAD).output
+    for name, count in (("history.json", 60), ("now.json", 20)):
+        rows = [events(user, count) for user in HABITS]
+        for n, row in enumerate(row for part in rows for row in part):
+            row["userAgent"] = f"{name} {n}"
+        write(name, *rows)
+    assert "nearly all" not in run("--train_data_glob=history.json").output
+
+
+def test_hours_that_the_training_never_had_are_no_warning() -> None:
+    Path("columns.txt").write_text("\n".join([*FEATURES, "hour"]))
+    train()
+    later = START + timedelta(days=7, hours=15)
+    write("now.json", *(events(user, 12, later) for user in HABITS))
+    assert "nearly all" not in run(LOAD).output
+
+
+def test_an_endless_run_warns_about_values_of_another_form_before_it_ends() -> None:
+    train()
+    now = [events(user, 400, START + timedelta(days=7), userAgent="TOOL") for user in HABITS]
+    write("now.json", *now)
+    follow = ("from-cloudtrail", "--input_glob=now.json", "--watch_directory=true")
+    words = [sys.executable, "-m", "morpheus", *list_words(LOAD, source=follow)]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        warned = next((line for line in process.stderr if "nearly all of" in line), "")
+        process.terminate()
+    assert "`userAgent` (`TOOL`; in training `tool of ann`)" in warned
 
 
 def test_a_log_without_any_feature_fails_the_run() -> None:

@@ -175,6 +175,10 @@ def _ends_segment(stage: Transform) -> bool:
     return OutputRows in stage.takes or stage.scope == "barrier"
 
 
+MIN_STREAM_EVENTS = 1000
+"""Number of events after which an endless run looks at new values."""
+
+
 @dataclass
 class RunProgress:
     """Counts what has passed the stages of a run, and begins its steps.
@@ -186,6 +190,7 @@ class RunProgress:
         users: Number of users whose events have passed the segment.
         events: Number of events that have passed it.
         outputs: Number of outputs that are finished.
+        has_checked_values: Whether new values were looked at.
     """
 
     plan: Plan
@@ -194,6 +199,7 @@ class RunProgress:
     users: int = 0
     events: int = 0
     outputs: int = 0
+    has_checked_values: bool = False
 
     def check_input(self, stages: Sequence[Stage], profile: InputProfile) -> None:
         """Count the users, and let stages check what the source has read."""
@@ -201,6 +207,18 @@ class RunProgress:
         _check_input(stages, self.metrics, profile)
         training = [] if profile.training is None else profile.training.events_by_user
         self.num_users = len({*profile.events.users["user"], *training})
+
+    def warn_new_values(self, least: int = 0) -> None:
+        """Warn once if nearly all values of a feature are new.
+
+        Args:
+            least: Minimum number of events to look at.
+        """
+        new_values = self.metrics.new_values
+        if new_values is None or self.has_checked_values or new_values.events < least:
+            return
+        self.has_checked_values = True
+        new_values.warn(self.metrics.log_features)
 
     def count(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Count and yield batches; if there are none, one without events, which has the columns."""
@@ -332,6 +350,9 @@ class Pipeline:
                 for batch in self._open_batches(progress, runner, store, resources):
                     metrics.add(batch)
                     metrics.tick()
+                    if metrics.stream is not None:
+                        progress.warn_new_values(MIN_STREAM_EVENTS)
+            progress.warn_new_values()
             failures = self._finish(progress.count_outputs(stages), metrics, store)
         if status is not None:
             status.write(metrics, running=False)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from morpheus.features.encoder import EncodedRows, EncodedSlice
     from morpheus.models.calibration import AlertForecast, UserDays
     from morpheus.models.daily_usage import DayRecord
-    from morpheus.models.input_check import InputProfile, ModelAge
+    from morpheus.models.input_check import InputProfile, ModelAge, NewValues
     from morpheus.models.profile import Fingerprint, ModelCard
     from morpheus.models.store import SavedModels
     from morpheus.models.versions import Replaced
@@ -425,6 +425,8 @@ class Batch:
         model_version: Number of the version of the model store that published the fingerprint; 0
             without a fingerprint. None if no store is used.
         replaced_model: The damaged fingerprint in place of which an earlier one is used.
+        new_values: Columns in which nearly all values are new, after `preprocess`; of several users
+            if they were encoded together. Then only the first batch has it.
         candidates: The events as alert candidates, until `filter` has seen all users.
         budget_report: Alerts of the whole run; only the last batch has it.
     """
@@ -444,6 +446,7 @@ class Batch:
     excluded: int = 0
     model_version: int | None = None
     replaced_model: Replaced | None = None
+    new_values: NewValues | None = field(default=None, compare=False, repr=False)
     candidates: AlertCandidates | None = None
     budget_report: AlertBudgetReport | None = None
 
@@ -886,6 +889,8 @@ class RunMetrics:
         population_sample: Sample of all users' histories. The source draws it before it returns the
             first batch, if `PipelineOptions.needs_population`.
         empty_features: Features without a value in any event, in words.
+        log_features: The features that come from the log.
+        new_values: Columns in which nearly all values are new; None without a fingerprint.
         model_age: How old the fingerprints are; None if it is not known.
         saved_models: The fingerprints that were saved; None if none were.
         replaced_models: The damaged fingerprint of each user, and the earlier one that was used in
@@ -925,6 +930,8 @@ class RunMetrics:
     failed_outputs: int = 0
     population_sample: pl.DataFrame | None = field(default=None, compare=False, repr=False)
     empty_features: tuple[str, ...] = ()
+    log_features: tuple[str, ...] = ()
+    new_values: NewValues | None = field(default=None, compare=False, repr=False)
     model_age: ModelAge | None = field(default=None, compare=False)
     saved_models: SavedModels | None = field(default=None, compare=False)
     replaced_models: dict[str | None, Replaced] = field(default_factory=dict)
@@ -960,6 +967,9 @@ class RunMetrics:
             self.followers += counts.followers
         if batch.replaced_model is not None:
             self.replaced_models[batch.user] = batch.replaced_model
+        if batch.new_values is not None:
+            found, known = batch.new_values, self.new_values
+            self.new_values = found if known is None else known.merge(found)
         self.accepted += batch.accepted
         self.excluded += batch.excluded
         self.budget_report = batch.budget_report or self.budget_report

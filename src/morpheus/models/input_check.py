@@ -1,23 +1,27 @@
 """Checks that the events of a run fit the fingerprints that score them.
 
 A source describes what it has read as an `InputProfile`. `InputCheck` compares it with the saved
-fingerprints, or with the training events of the same run.
+fingerprints, or with the training events of the same run. `NewValues` counts the columns in which
+nearly all values are new to the fingerprints, once events are encoded.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from morpheus.columns import INDEX, POPULATION_USER, ROW, TIME
 from morpheus.errors import UsageError
-from morpheus.models.profile import MIN_FILLED, list_names
+from morpheus.features.encoder import UNKNOWN, EncodedRows, Number
+from morpheus.models.profile import MIN_FILLED, Fingerprint, list_names
 from morpheus.models.store import ModelStore
 from morpheus.text import quote_backtick, suggest
 
@@ -31,6 +35,12 @@ MAX_HINTS = 3
 """Maximum number of suggestions in a warning."""
 MIN_EVENTS_TO_CHECK = 10
 """Minimum number of events from which a missing feature is inferred."""
+MIN_NEW_SHARE = 0.9
+"""Minimum share of events with a new value, from which a column has other values than in training.
+"""
+MAX_USUAL_NEW_SHARE = 0.5
+"""Maximum share of validation events with a new value, for a column in which new values say
+something. Most values of an identifier are new."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,136 @@ class InputProfile:
     unknown_columns: tuple[str, ...] = ()
     in_memory: bool = False
     warns_empty: bool = False
+
+
+@dataclass(frozen=True)
+class ColumnNovelty:
+    """Events of users to whom nearly all values of one column are new.
+
+    Attributes:
+        events: Number of events.
+        users: Number of users, each counted once for each batch.
+        example: The value of one event.
+        usual: The most frequent value in the training of its user; None for a number.
+    """
+
+    events: int
+    users: int
+    example: str | None
+    usual: str | None
+
+    def merge(self, other: ColumnNovelty) -> ColumnNovelty:
+        """Return the sum."""
+        return ColumnNovelty(
+            self.events + other.events, self.users + other.users, self.example, self.usual
+        )
+
+    def describe(self, name: str) -> str:
+        """Return the column with its example, in words."""
+        usual = "a number" if self.usual is None else quote_backtick(self.usual)
+        example = quote_backtick(self.example or "")
+        return f"{quote_backtick(name)} ({example}; in training {usual})"
+
+
+@dataclass(frozen=True)
+class NewValues:
+    """Columns in which nearly all values are new, though new values were rare in training.
+
+    Logs that are exported in another form than those of the training look like this.
+
+    Attributes:
+        events: Number of events with a fingerprint.
+        users: Number of users that they are of, each counted once for each batch.
+        columns: The columns in which nearly all values of a user in a batch are new.
+    """
+
+    events: int = 0
+    users: int = 0
+    columns: Mapping[str, ColumnNovelty] = field(default_factory=dict)
+
+    def merge(self, other: NewValues) -> NewValues:
+        """Return the sum."""
+        columns = dict(self.columns)
+        for name, novelty in other.columns.items():
+            columns[name] = columns[name].merge(novelty) if name in columns else novelty
+        return NewValues(self.events + other.events, self.users + other.users, columns)
+
+    def warn(self, features: Iterable[str]) -> None:
+        """Warn about features in which nearly all events of most users have a new value.
+
+        Args:
+            features: The features that come from the log. The others can change with the time of
+                the day, or with what stages compute.
+        """
+        if self.events < MIN_EVENTS_TO_CHECK:
+            return
+        least_events, least_users = MIN_NEW_SHARE * self.events, self.users / 2
+        wanted = set(features)
+        found = [
+            novelty.describe(name)
+            for name, novelty in self.columns.items()
+            if name in wanted and novelty.events >= least_events and novelty.users >= least_users
+        ]
+        if found:
+            logger.warning(
+                "preprocess: nearly all of %s events have a value that the training events of "
+                "their users never had, so that every event looks new, in %s. Training and input "
+                "must have values of the same form: check how the logs are exported. If behaviour "
+                "has changed, train again.",
+                *(f"{self.events:,}", ", ".join(found)),
+            )
+
+
+def count_new_values(
+    fingerprints: Sequence[Fingerprint],
+    rows: Sequence[EncodedRows],
+    read_value: Callable[[int, str, int], str | None],
+) -> NewValues:
+    """Count in which columns nearly all values of some users are new.
+
+    Args:
+        fingerprints: Fingerprint of each user.
+        rows: Events of each user, at least one.
+        read_value: Returns the value of a user, by its position, in a column, in an event.
+    """
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for user, fingerprint in enumerate(fingerprints):
+        if fingerprint.oov_rates is not None:
+            groups.setdefault(fingerprint.encoder.names, []).append(user)
+    columns: dict[str, ColumnNovelty] = {}
+    for names, users in groups.items():
+        heights, new = _count_new([rows[user] for user in users])
+        for i, c in np.argwhere(new >= MIN_NEW_SHARE * heights[:, None]).tolist():
+            user, name = users[i], names[c]
+            fingerprint = fingerprints[user]
+            if fingerprint.oov_rates is None or fingerprint.oov_rates[c] > MAX_USUAL_NEW_SHARE:
+                continue
+            known, events = columns.get(name), int(heights[i])
+            if known is not None:
+                columns[name] = known.merge(ColumnNovelty(events, 1, None, None))
+                continue
+            column = fingerprint.encoder.columns[c]
+            first = _find_first_new(rows[user], c)
+            usual = None if isinstance(column, Number) else next(iter(column.vocabulary), "")
+            columns[name] = ColumnNovelty(events, 1, read_value(user, name, first), usual)
+    events = sum(len(each.inverse) for each in rows)
+    return NewValues(events, len(rows), columns)
+
+
+def _count_new(rows: Sequence[EncodedRows]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the events of each user, (users,), and those with a new value, (users, columns)."""
+    distinct = np.array([len(each.codes) for each in rows], dtype=np.intp)
+    heights = np.array([len(each.inverse) for each in rows], dtype=np.intp)
+    starts = distinct.cumsum() - distinct
+    inverse = np.concatenate([each.inverse for each in rows]) + np.repeat(starts, heights)
+    counts = np.bincount(inverse, minlength=int(distinct.sum()))
+    is_new = np.concatenate([each.codes for each in rows]) == UNKNOWN
+    return heights, np.add.reduceat(is_new * counts[:, None], starts, axis=0)
+
+
+def _find_first_new(rows: EncodedRows, column: int) -> int:
+    """Return the first event with a new value in a column."""
+    return int((rows.codes[rows.inverse, column] == UNKNOWN).argmax())
 
 
 @dataclass(frozen=True)

@@ -341,7 +341,8 @@ def encode_on_worker(result: PartitionResult, encoder: Segment) -> PartitionResu
 def peek_schema(result: PartitionResult) -> Batch | None:
     """Return the first output batch without rows and counts; None if there is no output."""
     for batch in result.iter_batches():
-        return replace(batch, table=batch.table.clear(), card=None, filtered=0, candidates=None)
+        table = batch.table.clear()
+        return replace(batch, table=table, card=None, filtered=0, candidates=None, new_values=None)
     return None
 
 

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from morpheus.core.batch import Encoded, EqualRows, Losses, Table, WithModel
 from morpheus.core.stage import Requirements, Transform
 from morpheus.features.encoder import EncodedRows, EncodedSlice, encode_users
+from morpheus.models.input_check import NewValues, count_new_values
 
 MAX_ROWS = 64
 """Events of one user up to which they are encoded one by one, with those of other users."""
@@ -33,14 +35,17 @@ class Preprocess(Transform):
     def process(self, batch: WithModel, state: None) -> Iterator[Encoded]:  # noqa: ARG002 - no state
         """Encode a batch, if its user has a fingerprint."""
         fingerprint, frame, codes = batch.fingerprint, batch.table.to_frame(), batch.dict_codes
-        encoded, table = None, batch.table
+        encoded, table, new_values = None, batch.table, None
         if fingerprint is not None:
             names = fingerprint.encoder.names
             if codes is None or not codes.serves(frame, names):
                 codes = EncodedSlice.from_frame(frame, names)
             encoded = fingerprint.encoder.encode(frame, codes)
             table = table.with_equal_rows(_find_equal_rows(codes))
-        yield batch.evolve(Encoded, encoded=encoded, dict_codes=None, table=table)
+            new_values = _count_new_values([batch], [encoded]) if table.height else None
+        yield batch.evolve(
+            Encoded, encoded=encoded, dict_codes=None, table=table, new_values=new_values
+        )
 
     def process_users(
         self,
@@ -49,6 +54,7 @@ class Preprocess(Transform):
     ) -> Iterator[list[Encoded]]:
         """Encode batches of several users."""
         found: dict[int, EncodedRows] = {}
+        new_values: dict[int, NewValues] = {}
         if Table.have_same_columns([batch.table for batch in batches]):
             users = [i for i, batch in enumerate(batches) if _can_be_bundled(batch)]
             encoders = [batches[i].fingerprint.encoder for i in users]  # type: ignore[union-attr]  # they have one
@@ -57,9 +63,11 @@ class Preprocess(Transform):
             if users:
                 rows = encode_users(encoders, Table.concat(tables).to_frame(), heights)
                 found = dict(zip(users, rows, strict=True))
+                new_values = {users[0]: _count_new_values([batches[i] for i in users], rows)}
         for i, batch in enumerate(batches):
             if i in found:
-                yield [batch.evolve(Encoded, encoded=found[i], dict_codes=None)]
+                novelty = new_values.get(i)
+                yield [batch.evolve(Encoded, encoded=found[i], dict_codes=None, new_values=novelty)]
             else:
                 yield list(self.process(_leave_large_table(batch), None))
 
@@ -98,6 +106,17 @@ class InfPytorch(Transform):
                 yield list(self.process(batch, None))
             else:
                 yield [batch.evolve(Losses, losses=found[batch.encoded.inverse])]
+
+
+def _count_new_values(batches: Sequence[WithModel], rows: Sequence[EncodedRows]) -> NewValues:
+    """Count in which columns nearly all values of users with a fingerprint are new."""
+
+    def read_value(user: int, name: str, event: int) -> str | None:
+        value = batches[user].table[name].slice(event, 1).cast(pl.String).item()
+        return None if value is None else str(value)
+
+    fingerprints = [batch.fingerprint for batch in batches if batch.fingerprint is not None]
+    return count_new_values(fingerprints, rows, read_value)
 
 
 def _can_be_bundled(batch: WithModel) -> bool:

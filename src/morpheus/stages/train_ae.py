@@ -774,6 +774,7 @@ class TrainAe(Transform):
             UsageError: Features that the fingerprints depend on have no value in any event, or new
                 features have a value in most events.
         """
+        metrics.log_features = profile.log_features
         if not self.options.unbounded or self._is_first_check(profile):
             self._check_profile(profile, metrics)
             if self.loads:
