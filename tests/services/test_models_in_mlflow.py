@@ -1,6 +1,10 @@
 """A model store in MLflow: versions, aliases and artifacts of a registered model."""
 
+import os
+import socket
 import threading
+import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +29,9 @@ def _server(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
     mlflow.set_tracking_uri(None)
+    for name in ("MAX_RETRIES", "BACKOFF_FACTOR"):
+        monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", "")  # so that it is as before afterwards
+        os.environ.pop(f"MLFLOW_HTTP_REQUEST_{name}")
 
 
 def named(user, model):
@@ -146,8 +153,46 @@ def test_a_key_is_rejected():
         VersionedStore.open(STORE, b"k" * 32)
 
 
-def test_a_server_that_cannot_be_reached_is_named(monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(TransientError, match=r"mlflow:people: MLflow answered with an error"):
-        VersionedStore.open(STORE).versions()
+@contextmanager
+def silent_server():
+    """A server that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@contextmanager
+def dead_address():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def unknown_name():
+    yield "http://nowhere.invalid:5000"
+
+
+@pytest.mark.parametrize("server", [dead_address, silent_server, unknown_name])
+def test_a_server_that_does_not_answer_is_named_soon(server, monkeypatch):
+    with server() as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address.replace("//", "//ann:secret@"))
+        begin = time.monotonic()
+        for command in (["list", STORE], ["promote", f"{STORE}@2"]):
+            result = CliRunner().invoke(morpheus, ["models", *command])
+            assert result.exit_code == 1
+            assert f"{STORE}: the MLflow server {address} cannot be reached (" in result.output
+            assert "set MLFLOW_TRACKING_URI" in result.output
+            assert "secret" not in result.output
+        assert time.monotonic() - begin < 2 * 15
+
+
+def test_a_server_that_is_gone_meanwhile_is_an_error_soon(monkeypatch):
+    with silent_server() as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        monkeypatch.setattr(mlflow_store, "_check_server", lambda *_: None)
+        files = VersionedStore.open(STORE).folder
+        _ = files.client
+    begin = time.monotonic()
+    with pytest.raises(TransientError, match="mlflow:people: MLflow answered with an error"):
+        files.find_model()
+    assert time.monotonic() - begin < 15

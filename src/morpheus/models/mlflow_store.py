@@ -11,6 +11,7 @@ mlflow is an extra. It is imported where it is used.
 from __future__ import annotations
 
 import atexit
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,7 @@ from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -43,6 +45,14 @@ _READ_ATTEMPTS, _READ_PAUSE_SECONDS = 20, 0.1
 _INCOMPLETE = "meta.yaml' does not exist"
 """In MLflow's error if another run is writing the files of a version."""
 _MISSING_CODES = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
+_REACH_SECONDS = (4.0, 6.0)
+"""Time to connect to a server, and time until it answers, when it is first asked. mlflow itself
+tries seven times with growing pauses, 120 seconds each: it says after minutes that an address is
+wrong."""
+_RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1"}
+"""Retries of later requests, unless the environment sets them: a server that is gone is known after
+seconds. mlflow reads them from the environment alone. Its timeout stays: an upload takes long."""
+_ERRNO = re.compile(r"\[Errno -?\d+\] ([^'\")]+)")
 
 
 @contextmanager
@@ -61,8 +71,44 @@ def _translate_errors(name: str) -> Iterator[None]:
         if getattr(error, "error_code", "") in _MISSING_CODES:
             raise FileNotFoundError(2, "no such model or file", name) from error
         raise TransientError(
-            f"{name}: MLflow answered with an error ({str(error).splitlines()[0]}). Check "
+            f"{name}: MLflow answered with an error ({_first_line(error)}). Check "
             "MLFLOW_TRACKING_URI, and try again."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """Return what an error says, without a password in an address."""
+    line = next(iter(str(error).splitlines()), "").strip(" .")
+    return re.sub(r"//[^/@\s]+@", "//", line)
+
+
+def _check_server(name: str, address: str) -> None:
+    """Ask a server once, without retries, so that a wrong address is an error at once.
+
+    Any answer will do. Proxies and certificates are those of all requests of mlflow.
+
+    Raises:
+        TransientError: It does not answer.
+    """
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415 - an extra
+    from mlflow.utils import credentials, rest_utils  # noqa: PLC0415 - the same
+
+    if urlsplit(address).scheme not in {"http", "https"}:
+        return
+    try:
+        # mlflow's own types leave these functions out.
+        find: Any = credentials.get_default_host_creds
+        ask: Any = rest_utils.http_request
+        options = {"max_retries": 0, "retry_codes": (), "raise_on_status": False}
+        ask(find(address), "/version", "GET", timeout=_REACH_SECONDS, **options)
+    except MlflowException as error:
+        found = _ERRNO.search(str(error))
+        reason = found[1].strip() if found else _first_line(error)
+        reason = "no answer in time" if "timed out" in reason else reason
+        shown = re.sub(r"//[^/@]+@", "//", address)
+        raise TransientError(
+            f"{name}: the MLflow server {shown} cannot be reached ({reason}). Start it, "
+            "or set MLFLOW_TRACKING_URI to the address of a server that runs."
         ) from error
 
 
@@ -116,14 +162,20 @@ class MlflowFiles:
 
         Raises:
             UsageError: The extra is not installed.
+            TransientError: The server does not answer.
         """
         try:
-            from mlflow.tracking import MlflowClient  # noqa: PLC0415 - an extra; takes two seconds
+            from mlflow import get_registry_uri, get_tracking_uri  # noqa: PLC0415 - an extra
+            from mlflow.tracking import MlflowClient  # noqa: PLC0415 - it takes two seconds
         except ImportError as error:
             raise UsageError(
                 f"{self}: MLflow needs an extra. `pip install 'morpheus-dfp[mlflow]'`."
             ) from error
+        for variable, value in _RETRIES.items():
+            os.environ.setdefault(variable, value)
         with _translate_errors(str(self)):
+            for address in dict.fromkeys([get_tracking_uri(), get_registry_uri()]):
+                _check_server(str(self), address)
             return cast("MlflowClient", _PatientClient(MlflowClient()))
 
     def find_model(self) -> Any:  # noqa: ANN401 - a class of an extra
