@@ -360,6 +360,20 @@ def test_polars_gets_polars_and_pyarrow_gets_pyarrow(lesson: Detection) -> None:
         assert isinstance(getattr(arrow, method)(), pa.Table)
     assert pl.DataFrame(arrow.alerts()).height == lesson.alerts().shape[0]
     assert isinstance(arrow.explain(arrow.incidents()["id"][0].as_py()), pa.Table)
+    none = morpheus.detect(make_shifts().to_arrow(), user="who", time="when", alerts_per_day=0)
+    assert (none.alerts().num_rows, none.alerts()["reason"].null_count) == (0, 0)
+
+
+def test_a_frame_that_pandas_reads_from_csv_has_the_users_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "log.csv"
+    rows = read_examples().assign(userIdentityaccountId=123456789012)
+    rows.loc[::9, "userIdentityaccountId"] = None
+    rows["userIdentityaccountId"] = rows["userIdentityaccountId"].astype("Int64")
+    rows.to_csv(file, index=False)
+    [cloudtrail] = [kind for kind in list_kinds() if kind.name == "cloudtrail"]
+    users = [user for user, _ in read_events(cloudtrail, file)]
+    assert "user123@Account-123456789012" in users
+    assert set(morpheus.detect(pd.read_csv(file)).users) <= set(users)
 
 
 def test_alerts_begin_with_the_most_severe_incident(fleet: Fleet) -> None:

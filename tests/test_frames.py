@@ -20,7 +20,7 @@ from morpheus import Fingerprints
 from morpheus.cli.main import morpheus as command
 from morpheus.columns import SCORE
 from morpheus.errors import UsageError
-from morpheus.sources.dataframe import as_polars, return_like
+from morpheus.sources.dataframe import as_polars, recognise_frame, return_like
 from morpheus.sources.tabular import cell_to_text, to_text_columns, unnest_objects
 from people import COLUMNS, day, times
 
@@ -400,6 +400,46 @@ def test_a_frame_of_an_unknown_log_needs_user_and_time() -> None:
         Fingerprints.train(people(), columns=COLUMNS)
     with pytest.raises(UsageError, match=r"not recognised by its columns \(none\)"):
         Fingerprints.train(pl.DataFrame())
+
+
+def test_a_table_whose_columns_have_common_names_is_no_known_log() -> None:
+    frame = people().rename({"who": "user", "at": "time"})
+    assert recognise_frame(frame.select("time", "user", "action")) is None
+    models = train(frame, user="user", time="time", columns=None)
+    assert models.users == ["ann", "bob"]
+    assert models.columns == tuple(COLUMNS)
+
+
+def test_columns_of_a_known_log_can_be_named_by_their_headers() -> None:
+    frame = people().rename({"who": "User", "at": "Timestamp"})
+    frame = frame.with_columns(Result=pl.col("action"), Reason=pl.col("agent"))
+    assert getattr(recognise_frame(frame), "name", "") == "duo"
+    expected = train(frame, user="username", time="isotimestamp", columns=["result", "reason"])
+    models = train(frame, user="User", time="Timestamp", columns=["Result", "Reason"])
+    assert models.users == ["ann", "bob"]
+    assert models.score(frame).equals(expected.score(frame))
+
+
+def test_features_are_a_list_and_there_is_at_least_one() -> None:
+    with pytest.raises(UsageError, match=r"columns: give a list of names, .*\['action'\]"):
+        train(columns="action")
+    frame = people().select("who", "at")
+    with pytest.raises(UsageError, match="no columns besides the user and the time"):
+        train(frame, columns=None)
+    with pytest.raises(UsageError, match=r"user: .* no column `wo`. Did you mean `who`"):
+        train(frame, user="wo", columns=None)
+    assert train(frame, columns=["hourofweek"]).users == ["ann", "bob"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [({"epochs": 0}, "--train_epochs: 0 is not at least 1"), ({"threads": 0}, "--num_threads: 0")],
+)
+def test_an_option_of_python_has_the_limits_of_the_command_line(
+    argument: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        train(**argument)
 
 
 @pytest.mark.parametrize("kind", [pl.DataFrame, to_pandas], ids=["polars", "pandas"])

@@ -410,3 +410,29 @@ def test_models_are_released_after_the_last_stage_that_needs_them():
     assert plan.make_segment(RunMetrics(), saves=False).drops_model
     plan = Plan.from_stages([FromPeople(), *chain, Validate(), Explain(), ToFile()])
     assert not plan.make_segment(RunMetrics(), saves=False).drops_model
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        (Explain(top=0), r"explain: --top: 0 is not at least 1"),
+        (Filter(threshold=1, label="risk", alerts_per_day=-1), r"filter: --alerts_per_day: -1"),
+        (Timeseries(detector="rite"), r"timeseries: --detector: .* `rite`\. Did you mean `rate`"),
+    ],
+)
+def test_values_that_the_command_line_rejects_are_rejected_in_python(stage, message):
+    source = FromPeople(people={"ann": 3})
+    stages = [source, TrainAe(), Preprocess(), InfPytorch(), AddScores(), stage]
+    with pytest.raises(UsageError, match=message):
+        Pipeline(stages).validate()
+
+
+def test_an_option_that_can_be_repeated_takes_one_text_or_a_list():
+    written = []
+    for label in (("risk",), "risk", ["risk"]):
+        pipeline = Pipeline([FromPeople(people={"ann": 3}), TrainAe(), Preprocess(), InfPytorch()])
+        pipeline.stages += (AddScores(label=label), Timeseries(detector="RATE"))
+        pipeline.validate()
+        written.append(pipeline.stages[-2:])
+    assert written[0] == written[1] == written[2]
+    assert written[0] == (AddScores(label=("risk",)), Timeseries(detector="rate"))

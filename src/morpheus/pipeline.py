@@ -47,6 +47,7 @@ from morpheus.core.stage import (
     Transform,
     Values,
     WritesOutputs,
+    check_values,
     find_output_folders,
     list_values,
     make_paths_absolute,
@@ -290,8 +291,8 @@ class Pipeline:
             raise UsageError(
                 "The pipeline is empty. Start with a source: `from-cloudtrail --input_glob=...`."
             )
-        self.stages = tuple(map(resolve_locations, self.stages))
-        self.options = resolve_locations(self.options)
+        self.stages = tuple(resolve_locations(check_values(stage)) for stage in self.stages)
+        self.options = resolve_locations(check_values(self.options))
         self._check_source()
         self._check_links()
         self._check_engine()

@@ -147,7 +147,7 @@ def test_clock_that_is_behind_most_events_is_not_believed(
     [batch], metrics = read(FromAzure, tmp_path, [*later, *PLAUSIBLE[:3], *IMPLAUSIBLE[1:3]])
     assert batch.table.height == 12
     assert (metrics.input.read, metrics.input.implausible) == (14, 2)
-    assert "most events are after the clock of this machine" in caplog.text
+    assert f"{tmp_path / 'a.json'}: most events are after the clock of this machine" in caplog.text
 
 
 def test_clock_is_read_again_for_each_set_of_files(

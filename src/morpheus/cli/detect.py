@@ -138,7 +138,7 @@ def recognise_kind(logs: Sequence[str], source: str = "") -> LogKind:
     recognised = 0
     for path in paths:
         trials = [_try_kind(kind, path) for kind in kinds]
-        best = max(trials, key=lambda trial: trial.known_values)
+        best = KindTrial.find_best(trials)
         if best.is_recognised:
             found.setdefault(best.kind, path)
             recognised += 1

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, run
 from morpheus.columns import ACTOR, ACTOR_OPTION, IDENTITY_OPTION, SCORE, LogDescription
 from morpheus.errors import UsageError
 from morpheus.storage.object_store import ObjectPath, is_remote, normalise_location
-from morpheus.text import suggest, suggest_path
+from morpheus.text import quote_backtick, suggest, suggest_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -677,6 +677,53 @@ def find_output_folders(stages: Iterable[Stage]) -> list[Path]:
         if isinstance(stage, WritesOutputs)
         for folder in stage.outputs().folders
     ]
+
+
+def check_values(declared: DeclaredT) -> DeclaredT:
+    """Return options, or a stage, whose values are among those that the command line accepts.
+
+    A text, or a list, for an option that can be given several times becomes a tuple. Choices get
+    their usual case.
+
+    Raises:
+        UsageError: A value is not one of the choices, or not in the range.
+    """
+    changes: dict[str, Any] = {}
+    for each in fields(declared):  # type: ignore[arg-type]  # callers pass dataclasses
+        if "choices" not in each.metadata:
+            continue
+        value = getattr(declared, each.name)
+        if isinstance(each.default, tuple) and isinstance(value, str):
+            value = changes[each.name] = (value,)
+        elif isinstance(value, list):
+            value = changes[each.name] = tuple(value)
+        word = getattr(declared, "name", "") or each.metadata["command"]
+        where = f"{word}: {(each.metadata['names'] or (f'--{each.name}',))[0]}"
+        choices = {choice.lower(): choice for choice in each.metadata["choices"]}
+        if choices and isinstance(value, str):
+            choice = _find_choice(where, value, choices)
+            changes |= {each.name: choice} if choice != value else {}
+        elif isinstance(value, int | float):
+            _check_range(where, value, each.metadata["min"], each.metadata["max"])
+    return replace(declared, **changes) if changes else declared  # type: ignore[type-var]
+
+
+def _find_choice(where: str, value: str, choices: Mapping[str, str]) -> str:
+    found = choices.get(value.lower())
+    if found is None:
+        listed = ", ".join(f"`{choice}`" for choice in choices.values())
+        raise UsageError(
+            f"{where}: there is no choice {quote_backtick(value)}."
+            f"{suggest(value, choices.values())} Give one of {listed}."
+        )
+    return found
+
+
+def _check_range(where: str, value: float, low: float | None, high: float | None) -> None:
+    if (low is not None and not value >= low) or (high is not None and not value <= high):
+        bounds = (("at least", low), ("at most", high))
+        limits = [f"{words} {bound:,}" for words, bound in bounds if bound is not None]
+        raise UsageError(f"{where}: {value} is not {' and '.join(limits)}.")
 
 
 def resolve_locations(declared: DeclaredT) -> DeclaredT:

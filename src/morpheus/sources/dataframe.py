@@ -144,7 +144,7 @@ def append_columns(given: Any, rows: pl.Series, added: pl.DataFrame) -> Any:  # 
             frame[name] = column.array
         return frame
     if _is_pyarrow(given):
-        table = given.take(rows.to_list())
+        table = given.take(rows.to_arrow())
         for column in added:
             table = table.append_column(column.name, column.to_arrow())
         return table
@@ -256,6 +256,8 @@ class FrameLog:
             UsageError: A column does not exist, or the kind is not known and user or time is not
                 given.
         """
+        if isinstance(columns, str):
+            raise UsageError(f"columns: give a list of names, such as `columns=[{columns!r}]`.")
         kind = recognise_frame(events)
         if kind is None:
             events = unnest_objects(events)
@@ -265,15 +267,14 @@ class FrameLog:
                     f"frame: the kind of log is not recognised by its columns ({names or 'none'}). "
                     "Give the columns with the user and the time: `user=` and `time=`."
                 )
-            left_out = {*INTERNAL_COLUMNS, to_user_column(user), time}
-            features = columns or [name for name in events.columns if name not in left_out]
+            features = columns or _list_features(events, to_user_column(user), time)
             options = PipelineOptions(columns=tuple(features), timezone=timezone)
             log = cls.make(None, options, user, time, chosen=columns is not None)
         else:
             form = kind.make_source([FRAME_NAME]).get_log_format()
-            features = [flatten_name(name, form.drop_characters) for name in columns or ()]
-            options = PipelineOptions(columns=tuple(features), timezone=timezone)
             user, time = user or ACTOR_OPTION, time or form.time_column
+            user, time, *features = _name_as_read(events, form, [user, time, *(columns or ())])
+            options = PipelineOptions(columns=tuple(features), timezone=timezone)
             log = cls.make(kind, options, user, time, chosen=columns is not None)
         log.check_frame(events)
         log.check_features(events)
@@ -392,6 +393,31 @@ class FrameLog:
         return events if self.is_known else unnest_objects(events)
 
 
+def _list_features(events: pl.DataFrame, user: str, time: str) -> list[str]:
+    """Return the columns that describe the events of an unknown log.
+
+    Raises:
+        UsageError: There are none.
+    """
+    left_out = {*INTERNAL_COLUMNS, user, time}
+    features = [name for name in events.columns if name not in left_out]
+    if not features:
+        check_names("user", [user], events.columns)
+        raise UsageError(
+            "frame: it has no columns besides the user and the time. Give a frame with more "
+            'columns, or derived columns, such as `columns=["hourofweek"]`.'
+        )
+    return features
+
+
+def _name_as_read(events: pl.DataFrame, form: LogFormat, names: Sequence[str]) -> list[str]:
+    """Return the names that columns have once they are read: a header can have another name."""
+    header = read_frame(events.head(0), form).frame
+    read = dict(zip(header.columns, form.rename_columns(header).columns, strict=True))
+    flat = [flatten_name(name, form.drop_characters) for name in names]
+    return [read.get(name, name) for name in flat]
+
+
 OTHER_KINDS = ("auto", "derived")
 """Kinds of features whose type is no option."""
 
@@ -414,7 +440,7 @@ def recognise_frame(events: pl.DataFrame) -> LogKind | None:
         KindTrial.from_source(kind, kind.make_source([FRAME_NAME], bad_record="skip", frames=rows))
         for kind in list_kinds()
     ]
-    best = max(trials, key=lambda trial: trial.known_values)
+    best = KindTrial.find_best(trials)
     return best.kind if best.is_recognised else None
 
 

@@ -723,7 +723,7 @@ class IngestRun(Generic[DatasetT, PartitionT]):
         logger.warning(
             "%s: most events are after the clock of this machine, %s UTC. They are kept. Is the "
             "clock right?",
-            read_task.files.pattern,
+            read_task.files.describe(),
             f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
         )
         for each in fields(ReadStats):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import io
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -374,6 +375,8 @@ def _add_time(frame: pl.DataFrame, path: Path, row: int) -> pl.DataFrame:
 
 MIN_KNOWN_VALUES = 3
 """Minimum number of values per record in known columns for a kind of log to be recognised."""
+MIN_KNOWN_FEATURES = 2
+"""Minimum number of its features with a value. `time`, `user` and `action` are in many tables."""
 
 
 @dataclass(frozen=True)
@@ -443,18 +446,20 @@ class KindTrial:
         kind: The kind.
         records: Number of records.
         known_values: Mean number of values per record in columns of this kind.
+        features: Number of features of this kind that have a value in a record.
         error: Why the records cannot be read; empty if they can.
     """
 
     kind: LogKind
     records: int = 0
     known_values: float = 0.0
+    features: int = 0
     error: str = ""
 
     @classmethod
     def from_source(cls, kind: LogKind, source: FileSource) -> Self:
         """Read the records of a source that `LogKind.make_source` made."""
-        metrics, values = RunMetrics(), 0
+        metrics, counts = RunMetrics(), Counter[str]()
         try:
             with silence_log():
                 options = source.with_defaults(PipelineOptions(**kind.pipeline_values))
@@ -462,16 +467,21 @@ class KindTrial:
                 known = set(source.get_log_format().columns)
                 for batch in source.events(None, metrics):
                     frame = batch.table.to_frame()
-                    values += sum(frame[n].count() for n in frame.columns if n in known)
+                    counts.update({n: frame[n].count() for n in frame.columns if n in known})
         except MorpheusError as error:
             return cls(kind, error=str(error))
-        records = metrics.input.read
-        return cls(kind, records, values / max(records, 1))
+        records, features = metrics.input.read, sum(counts[n] > 0 for n in options.columns)
+        return cls(kind, records, counts.total() / max(records, 1), features)
+
+    @classmethod
+    def find_best(cls, trials: Sequence[Self]) -> Self:
+        """Return the trial with the most known values: a recognised one, if there is one."""
+        return max(trials, key=lambda trial: (trial.is_recognised, trial.known_values))
 
     @property
     def is_recognised(self) -> bool:
-        """Whether the records have enough values in columns of this kind."""
-        return self.known_values >= MIN_KNOWN_VALUES
+        """Whether the records have enough values in columns and in features of this kind."""
+        return self.known_values >= MIN_KNOWN_VALUES and self.features >= MIN_KNOWN_FEATURES
 
 
 @contextmanager

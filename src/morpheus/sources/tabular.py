@@ -52,7 +52,7 @@ from morpheus.sources.json_records import (
     replace_surrogates,
     to_text,
 )
-from morpheus.sources.log_format import LogFormat
+from morpheus.sources.log_format import LogFormat, prefix_number
 from morpheus.text import quote_backtick
 
 logger = logging.getLogger(__name__)
@@ -528,11 +528,35 @@ def read_frame(
     kept = frame.select(name for name in frame.columns if name not in RESERVED_COLUMNS)
     columns = select_wanted(to_text_columns(kept, whole_numbers=True), kept, wanted_columns)
     cells = [_convert_lists(column, log.json_converters, log.drop_characters) for column in columns]
+    cells = _prefix_numbers(cells, kept, log)
     names = [column.name for column in cells]
     numbered = [column.alias(str(n)) for n, column in enumerate(cells)]
     texts = clear_missing_texts(pl.DataFrame(numbered))
     lines = range(1, frame.height + 1)
     return _flatten_names(Table(texts, None, lines), names, log.drop_characters)
+
+
+def _prefix_numbers(cells: list[pl.Series], frame: pl.DataFrame, log: LogFormat) -> list[pl.Series]:
+    """Put prefixes in front of numbers, as in CSV: a library that reads CSV makes numbers of ids.
+
+    Args:
+        cells: The columns of a data frame as text.
+        frame: The same columns, as they were. Text gets no prefix, as in JSON.
+        log: Format of the log.
+    """
+    prefixes = {
+        name: log.number_prefixes.get(flatten_name(name, log.drop_characters))
+        for name, kind in frame.schema.items()
+        if kind.is_numeric()
+    }
+    return [
+        cell.to_frame()
+        .select(prefix_number(pl.col(cell.name), prefix).alias(cell.name))
+        .to_series()
+        if (prefix := prefixes.get(cell.name))
+        else cell
+        for cell in cells
+    ]
 
 
 MAX_UNNESTED = 1000
