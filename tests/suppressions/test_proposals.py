@@ -1,5 +1,6 @@
 import json
 import tomllib
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
@@ -178,6 +179,29 @@ def test_a_preview_tells_judged_and_unjudged_incidents(propose):
     hidden = list_hidden([proposal.rule], PastAlerts(partly, CLOUDTRAIL))
     found = preview_rule(proposal.rule, partly, proposal.verdicts, hidden=hidden)
     assert (found.hidden, found.partly) == (("a",), ("b",))
+
+
+def test_an_incident_judged_malicious_is_not_called_one_without_a_verdict(propose):
+    proposals = propose(verdict(), verdict("malicious", number=2, other="x"))
+    [proposal] = proposals.proposals
+    events = past_alerts(("ann", 5, "DeleteTrail"), ("ann", 30, "DeleteTrail"))
+    [malicious] = proposals.dangerous
+    ids = pl.Series(INCIDENT_ID, ["a", malicious.incident])
+    events = events.with_columns(ids)
+    hidden = list_hidden([proposal.rule], PastAlerts(events, CLOUDTRAIL))
+    found = preview_rule(proposal.rule, events, proposal.verdicts, proposals.dangerous, hidden)
+    assert malicious.incident in found.hidden
+    assert malicious.incident not in found.unjudged
+
+
+def test_what_a_suppression_would_hide_is_not_listed_as_what_it_may_hide(propose):
+    proposals = propose(verdict(), verdict("malicious", number=2, other="x"))
+    may = ("it may hide incident b, judged malicious",)
+    objections = [(("it would hide incident b, judged malicious",), ("check",))]
+    [proposal] = proposals.proposals
+    both = replace(proposals, proposals=(replace(proposal, warnings=may),))
+    [proposal] = both.with_objections(objections).proposals
+    assert (proposal.conflicts, proposal.warnings) == (objections[0][0], ("check",))
 
 
 def test_a_preview_finds_events_of_dangerous_incidents(propose):

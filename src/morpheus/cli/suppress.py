@@ -408,6 +408,7 @@ def preview_rules(
     """
     sources = [each.verdicts for each in proposals.proposals] if proposals else [()] * len(rules)
     benign = [verdict for verdicts in sources for verdict in verdicts]
+    benign += (*proposals.accepted, *proposals.unactionable) if proposals else ()
     dangerous = proposals.dangerous if proposals else ()
     hidden = list_hidden(rules, past)
     previews = []

@@ -720,6 +720,18 @@ class Proposal:
     conflicts: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
+    def add_objections(self, conflicts: Sequence[str], warnings: Sequence[str]) -> Proposal:
+        """Add conflicts and warnings. What it would hide is not among what it may hide."""
+        conflicts = [*self.conflicts, *conflicts]
+        certain = {each.replace(_WOULD_HIDE, _MAY_HIDE, 1) for each in conflicts}
+        kept = [each for each in (*self.warnings, *warnings) if each not in certain]
+        return replace(
+            self, conflicts=tuple(dict.fromkeys(conflicts)), warnings=tuple(dict.fromkeys(kept))
+        )
+
+
+_WOULD_HIDE, _MAY_HIDE = "it would hide", "it may hide"
+
 
 @dataclass(frozen=True)
 class Proposals:
@@ -749,11 +761,7 @@ class Proposals:
     ) -> Proposals:
         """Add conflicts and warnings to the proposals, a pair for each proposal."""
         proposals = tuple(
-            replace(
-                proposal,
-                conflicts=tuple(dict.fromkeys([*proposal.conflicts, *conflicts])),
-                warnings=tuple(dict.fromkeys([*proposal.warnings, *warnings])),
-            )
+            proposal.add_objections(conflicts, warnings)
             for proposal, (conflicts, warnings) in zip(self.proposals, objections, strict=True)
         )
         return replace(self, proposals=proposals)
@@ -992,20 +1000,16 @@ def _join_reasons(verdicts: Iterable[Verdict]) -> str:
 
 def _check_values(proposal: Proposal, dangerous: Sequence[Verdict]) -> Proposal:
     """Add the dangerous incidents that the proposal would hide, or may hide, by their values."""
-    conflicts, warnings = [*proposal.conflicts], [*proposal.warnings]
+    conflicts, warnings = list[str](), list[str]()
     for verdict in dangerous:
         applies = verdict.user in proposal.rule.all_spellings
         matching = applies and proposal.rule.matches_values(verdict.values)
         incident = f"incident {verdict.incident}, judged {verdict.verdict}"
         if matching:
-            conflicts.append(f"it would hide {incident}")
+            conflicts.append(f"{_WOULD_HIDE} {incident}")
         elif matching is None:
-            warnings.append(f"it may hide {incident}")
-    return replace(
-        proposal,
-        conflicts=tuple(dict.fromkeys(conflicts)),
-        warnings=tuple(dict.fromkeys(warnings)),
-    )
+            warnings.append(f"{_MAY_HIDE} {incident}")
+    return proposal.add_objections(conflicts, warnings)
 
 
 MIN_UNIQUE_FOR_ID = 5
@@ -1046,13 +1050,13 @@ def preview_rule(
         rule: The suppression.
         past_alerts: Events of past alerts: columns as text, `POPULATION_USER`, `INCIDENT_ID`, and
             `TIME` as a datetime.
-        benign: Verdicts on harmless incidents.
+        benign: Verdicts that do not prevent it.
         dangerous: Verdicts that prevent it.
         hidden: Incidents that all suppressions together hide; see `list_hidden`.
     """
     in_scope = _find_in_scope(rule, past_alerts)
     events = past_alerts.filter(in_scope)
-    covered = [verdict.covers(events) for verdict in benign]
+    covered = [verdict.covers(events) for verdict in (*benign, *dangerous)]
     others = events.filter(~reduce(or_, covered)) if covered else events
     found = tuple(verdict for verdict in dangerous if verdict.covers(events).any())
     ids = tuple(each for each in rule.where if _is_id_column(each, past_alerts))
