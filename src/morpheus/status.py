@@ -203,7 +203,7 @@ def _count_run(metrics: RunMetrics) -> RunCounts:
         read=metrics.input.read,
         refused=metrics.input.refused,
         duplicates=metrics.input.duplicates,
-        scored=metrics.scored + metrics.filtered - metrics.unscored_filtered.total(),
+        scored=metrics.num_scored,
         unscored=dict(reasons.most_common()),
         training=metrics.training.read,
         rungs=dict(

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from morpheus.cli.output import format_metrics, format_results
-from morpheus.core.batch import AlertBudgetReport, OutputRows, ReadStats, RunMetrics, Table
+from morpheus.core.batch import AlertBudgetReport, OutputRows, ReadStats, RunMetrics, Scored, Table
 from morpheus.core.registry import load_stage, stage_names
 from morpheus.core.stage import PipelineOptions, Stage
 from morpheus.models.calibration import AlertForecast
@@ -28,6 +28,7 @@ from morpheus.sinks.to_parquet import ToParquet
 from morpheus.sinks.to_report import ToReport
 from morpheus.sinks.validate import Validate
 from morpheus.sources.cloudtrail import FromCloudtrail
+from morpheus.stages.filter import mask_batch
 
 from .conftest import Run
 
@@ -65,6 +66,21 @@ def test_the_first_users_without_a_score_are_named_and_the_rest_are_counted() ->
         metrics_of(users=users, unscored_reasons=dict.fromkeys(users, "no history"), scored=0)
     )
     assert "Not scored  19 events of 4 users: no history ((no user), dee, cy, 2 more)" in lines
+
+
+def test_events_with_a_score_and_flags_are_counted_also_if_they_are_filtered() -> None:
+    metrics = RunMetrics()
+    table = Table(pl.DataFrame({"x": [1, 2, 3], "ts_anomaly": [True, False, True]}))
+    ann = Scored(user="ann", table=table, scores=("risk",), losses=np.zeros((3, 1), np.float32))
+    bob = replace(ann, user="bob", scores=(), unscored_reason="no fingerprint")
+    metrics.add(mask_batch(ann, np.array([True, False, False])))
+    metrics.add(mask_batch(ann, np.zeros(3, np.bool_)))
+    metrics.add(mask_batch(bob, np.zeros(3, np.bool_)))
+    lines = format_metrics(metrics)
+    assert "Scored      6 events, with 0 models" in lines
+    assert "Not scored  3 events of 1 user: no fingerprint (bob)" in lines
+    assert "Filtered    8 events" in lines
+    assert "Flagged     6 events" in lines
 
 
 def test_events_without_a_score_are_counted_also_if_they_are_filtered() -> None:

@@ -594,7 +594,7 @@ def _find_alerts(
     with show_progress(stages) as on_step:
         metrics = Pipeline(stages, pipeline_options).run(on_step=on_step)
     alerts = {(each.user, each.day): each for each in _join_alerts(sink.batches, pipeline_options)}
-    return alerts, metrics.scored + metrics.filtered - metrics.unscored_filtered.total()
+    return alerts, metrics.num_scored
 
 
 _PREFIX = "_models_"

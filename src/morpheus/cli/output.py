@@ -526,7 +526,7 @@ def _lines(metrics: RunMetrics) -> Iterator[tuple[str, str]]:
     if reason := metrics.empty_reason:
         yield "  no event", reason
     models = format_count(len(metrics.cards), "model")
-    yield "Scored", f"{format_count(metrics.scored, 'event')}, with {models}"
+    yield "Scored", f"{format_count(metrics.num_scored, 'event')}, with {models}"
     scopes = Counter(card.training_data_scope for card in metrics.cards.values())
     if scopes.keys() - {"own"}:
         counts = (

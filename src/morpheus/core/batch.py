@@ -416,6 +416,7 @@ class Batch:
             `Encoder.encode`. None without a dictionary.
         encoded: The events as numbers, after `preprocess`; None without a fingerprint.
         filtered: Number of events that `filter` has dropped from this batch.
+        filtered_flags: Number of these with a time-series anomaly.
         dropped_stats: Statistics of these, if `PipelineOptions.keeps_dropped_stats`.
         suppressed: Counts of suppressed events among these.
         accepted: Number of events that `train-ae` has added to the user's history, because they
@@ -440,6 +441,7 @@ class Batch:
     dict_codes: EncodedSlice | None = field(default=None, compare=False, repr=False)
     encoded: EncodedRows | None = None
     filtered: int = 0
+    filtered_flags: int = 0
     dropped_stats: DroppedStats | None = None
     suppressed: tuple[SuppressionCounts, ...] = ()
     accepted: int = 0
@@ -553,6 +555,14 @@ class EncodedChunk(OutputRows):
     """
 
     path: Path | None = None
+
+
+def has_flags(table: Table) -> bool:
+    """Return whether `timeseries` has flagged the events of a table.
+
+    A log can have a column of this name, with text: an output file that is read as a log.
+    """
+    return TS_ANOMALY in table and table[TS_ANOMALY].dtype == pl.Boolean
 
 
 class FileSpan(NamedTuple):
@@ -870,7 +880,7 @@ class RunMetrics:
             are counted together, as `OTHER_USERS`. None for no limit.
         named_users: The users that are counted by name, if there is a limit.
         more_unscored: Number of events of other users without a score, by reason.
-        scored: Number of events with a score.
+        scored: Number of events with a score that have left the pipeline; see `num_scored`.
         filtered: Number of events that `filter` has dropped.
         suppressed: Number of events that each suppression has dropped, by label. They are also
             counted in `filtered`.
@@ -880,7 +890,8 @@ class RunMetrics:
         accepted: Number of events added to the training, because they were judged harmless.
         excluded: Number of events left out of the training, because they were judged dangerous.
         budget_report: Expected and actual alerts, if `filter` had a budget.
-        flagged: Number of events with a time-series anomaly; None without `timeseries`.
+        flagged: Number of events with a time-series anomaly, those that `filter` has dropped
+            included; None without `timeseries`.
         columns: Columns of the log that events have, or would have if there were any.
         seconds: Wall-clock time of the run.
         cluster_stats: How the run used a cluster, if there was one.
@@ -979,14 +990,14 @@ class RunMetrics:
             else:
                 self._count_reason(batch.unscored_reason, batch.table.height + batch.filtered)
             self.unscored_filtered[user] += batch.filtered
+        if (batch.table.height or batch.filtered) and has_flags(batch.table):
+            flags = int(batch.table[TS_ANOMALY].sum()) + batch.filtered_flags
+            self.flagged = (self.flagged or 0) + flags
         if not batch.table.height:
             return
         self.users[user] += batch.table.height
         if batch.unscored_reason is None and batch.scores:
             self.scored += batch.table.height
-        # A log can have a column of this name, with text: an output file that is read as a log.
-        if TS_ANOMALY in batch.table and batch.table[TS_ANOMALY].dtype == pl.Boolean:
-            self.flagged = (self.flagged or 0) + int(batch.table[TS_ANOMALY].sum())
 
     @property
     def has_other_users(self) -> bool:
@@ -1017,6 +1028,16 @@ class RunMetrics:
         return {
             user: self.users[user] + self.unscored_filtered[user] for user in self.unscored_reasons
         }
+
+    @property
+    def num_scored(self) -> int:
+        """Number of events that got a score, those that `filter` has dropped included."""
+        return self.scored + self.filtered - self.unscored_filtered.total()
+
+    @property
+    def num_unscored(self) -> int:
+        """Number of events without a score, those that `filter` has dropped included."""
+        return self.users.total() - self.scored + self.unscored_filtered.total()
 
     @property
     def num_waiting(self) -> int:

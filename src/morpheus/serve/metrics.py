@@ -92,20 +92,13 @@ def _escape_label(value: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"')
 
 
-def count_scored(metrics: RunMetrics) -> int:
-    """Return the number of events that got a score, those that `filter` dropped included."""
-    return metrics.scored + metrics.filtered - metrics.unscored_filtered.total()
-
-
-def count_unscored(metrics: RunMetrics) -> int:
-    """Return the number of events without a score, those that `filter` dropped included."""
-    return metrics.users.total() - metrics.scored + metrics.unscored_filtered.total()
-
-
 COUNTS: Mapping[str, tuple[str, Callable[[RunMetrics], int]]] = {
     "read": ("Records read from the input.", lambda run: run.input.read),
-    "scored": ("Events that got a score.", count_scored),
-    "unscored": ("Events without a score, such as those of users without a model.", count_unscored),
+    "scored": ("Events that got a score.", lambda run: run.num_scored),
+    "unscored": (
+        "Events without a score, such as those of users without a model.",
+        lambda run: run.num_unscored,
+    ),
     "filtered": ("Events that filter dropped.", lambda run: run.filtered),
     "suppressed": (
         "Events that suppressions dropped; also counted as filtered.",
