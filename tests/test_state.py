@@ -635,6 +635,19 @@ def test_stages_that_work_per_run_are_named(
     assert not [text for text in caplog.messages if text.startswith("--state:")]
 
 
+def test_a_budget_of_an_endless_run_is_not_per_run(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    stages = (
+        FromCloudtrail(input_glob=str(tmp_path), watch_directory=True),
+        TrainAe(train_data_glob="training/*.csv"),
+        *(Preprocess(), InfPytorch(), AddScores(label=("risk",)), Filter(alerts_per_day=1)),
+        *(Serialize(), ToFile(filename=str(tmp_path / "o.csv"))),
+    )
+    Pipeline(stages, PipelineOptions(state=str(tmp_path / "state.db"))).validate()
+    assert not [text for text in caplog.messages if "per run" in text]
+
+
 def test_counts_of_other_bins_are_rejected() -> None:
     stage = Timeseries(causal=True, resolution="1 h")
     state = stage.open(StageContext())

@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from morpheus.columns import INCIDENT_ID, INCIDENT_SEVERITY, RATE_PVALUE, RISK, TIME
+from morpheus.columns import INCIDENT_ID, INCIDENT_SEVERITY, RATE_PVALUE, RISK, TIME, TS_ANOMALY
 from morpheus.core.batch import (
     AlertBudgetReport,
     AlertCandidates,
@@ -31,6 +31,7 @@ from morpheus.core.batch import (
     Losses,
     Scored,
     Table,
+    has_flags,
 )
 from morpheus.core.stage import Requirements, StageContext, Transform, option
 from morpheus.core.state import State
@@ -417,7 +418,8 @@ class BudgetFilter(Transform):
     scope = "global"
     takes = (Batch,)
     needs = Requirements(
-        per_run="--alerts_per_day divides the budget of one run. Use --threshold instead."
+        per_run="--alerts_per_day divides the budget of one run. Start one run for each day, or "
+        "use --threshold."
     )
 
     alerts_per_day: float = 1.0
@@ -736,10 +738,7 @@ class StreamBudgetFilter(Transform):
     name = "filter"
     scope = "global"
     takes = (Batch,)
-    needs = Requirements(
-        per_run="the threshold of --alerts_per_day follows the alerts of one run. "
-        "Use --threshold instead."
-    )
+    needs = Requirements()  # the state file has the threshold, so it is not per run
 
     alerts_per_day: float = 1.0
     max_alerts_per_day: float | None = None
@@ -851,6 +850,7 @@ def mask_batch(
         table=batch.table.filter(mask),
         encoded=codes,
         filtered=batch.filtered + int((~mask).sum()),
+        filtered_flags=batch.filtered_flags + _count_flags(batch.table, ~mask),
         dropped_stats=_summarise_dropped(batch, ~mask) if collect_stats else batch.dropped_stats,
         suppressed=batch.suppressed + suppressed,
         candidates=batch.candidates and batch.candidates.filter(mask),
@@ -869,6 +869,7 @@ def _keep_rows(batch: Losses | Scored, table: Table, mask: NDArray[np.bool_]) ->
     encoded, dropped = batch.encoded, len(mask) - table.height
     changes: dict[str, object] = {"table": table, "filtered": batch.filtered + dropped}
     if dropped:
+        changes["filtered_flags"] = batch.filtered_flags + _count_flags(batch.table, ~mask)
         changes["losses"] = batch.losses[mask]
         if encoded is not None:
             changes["encoded"] = replace(encoded, inverse=encoded.inverse[mask])
@@ -877,6 +878,11 @@ def _keep_rows(batch: Losses | Scored, table: Table, mask: NDArray[np.bool_]) ->
     if dropped and isinstance(batch, Scored):
         changes["daily"] = None  # of all events
     return batch.change(**changes)
+
+
+def _count_flags(table: Table, dropped: NDArray[np.bool_]) -> int:
+    """Return how many of the dropped events have a time-series anomaly."""
+    return int(table[TS_ANOMALY].filter(dropped).sum()) if has_flags(table) else 0
 
 
 def _summarise_dropped(batch: Batch, dropped: NDArray[np.bool_]) -> DroppedStats:
