@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
@@ -26,7 +27,7 @@ from morpheus.core.stage import PipelineOptions, Sink
 from morpheus.errors import TransientError, UsageError
 from morpheus.pipeline import Pipeline
 from morpheus.runtime.states import SqliteStateStore
-from morpheus.sinks.alert_files import ToOcsf
+from morpheus.sinks.alert_files import ToEcs, ToOcsf
 from morpheus.sinks.to_file import ToFile
 from morpheus.sinks.to_http import ToHttp
 from morpheus.sinks.to_parquet import ToParquet
@@ -92,7 +93,14 @@ class Case:
             *sinks,
         ]
 
-    def run(self, place: Path, files: int, *sinks: Sink, **options: object) -> RunMetrics:
+    def run(
+        self,
+        place: Path,
+        files: int,
+        *sinks: Sink,
+        max_files: int | None = None,
+        **options: object,
+    ) -> RunMetrics:
         """Watch a folder until some of its files are read."""
         inputs = place / "in"
         inputs.mkdir(exist_ok=True)
@@ -102,7 +110,8 @@ class Case:
         settings = PipelineOptions(
             userid_column_name=USER, state=str(place / "state.db"), num_threads=1, **options
         )
-        return Pipeline(self.stages(inputs, files, sinks, watch=True), settings).run()
+        limit = files if max_files is None else max_files
+        return Pipeline(self.stages(inputs, limit, sinks, watch=True), settings).run()
 
 
 @pytest.fixture(scope="module")
@@ -344,6 +353,58 @@ def test_a_data_set_grows_by_files_and_is_continued(
     (folder / "part-99999.parquet").unlink()
     rows = pl.concat([pl.read_parquet(path) for path in folder.rglob("part-*.parquet")])
     assert rows.height == rows["row_id"].n_unique() == case.expected.height
+
+
+@pytest.mark.parametrize("state", [True, False])
+def test_an_output_without_rows_is_complete_with_and_without_a_state(
+    case: Case, tmp_path: Path, *, state: bool
+) -> None:
+    inputs = tmp_path / "in"
+    inputs.mkdir()
+    (inputs / "none.json").write_text('{"Records": []}')
+    names = ("a.csv", "b.csv.gz", "c.json", "d.jsonl.zst")
+    sinks = [ToFile(filename=str(tmp_path / name)) for name in names]
+    sinks += [
+        ToOcsf(filename=str(tmp_path / "e.jsonl.gz")),
+        ToEcs(filename=str(tmp_path / "f.jsonl")),
+    ]
+    sinks += [ToParquet(folder=str(tmp_path / "rows"))]
+    store = str(tmp_path / "state.db") if state else None
+    options = PipelineOptions(userid_column_name=USER, num_threads=1, state=store)
+    Pipeline(case.stages(inputs, 1, tuple(sinks), watch=True), options).run()
+    expected = case.expected.columns
+    columns = [name for name in expected if name != "row_id"]
+    for name in ("a.csv", "b.csv.gz"):
+        found = pl.read_csv(tmp_path / name)
+        assert (found.height, [x for x in found.columns if x != "row_id"]) == (0, columns)
+        assert ("row_id" in found.columns) is state
+    assert json.loads((tmp_path / "c.json").read_text()) == []
+    assert pl.read_ndjson(tmp_path / "d.jsonl.zst", schema={"a": pl.String}).height == 0
+    assert gzip.decompress((tmp_path / "e.jsonl.gz").read_bytes()) == b"\n"
+    assert (tmp_path / "f.jsonl").read_bytes() == b"\n"
+    [part] = (tmp_path / "rows").rglob("*.parquet")
+    assert pl.read_parquet(part).height == 0
+
+
+def test_the_first_rows_replace_what_an_output_without_rows_has(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("morpheus.sinks.to_parquet._PART_SECONDS", 0.0)
+    inputs = tmp_path / "in"
+    inputs.mkdir()
+    (inputs / "none.json").write_text('{"Records": []}')
+    csv, lines = (ToFile(filename=str(tmp_path / name)) for name in ("a.csv", "b.jsonl"))
+    data_set = ToParquet(folder=str(tmp_path / "rows"), partition_by=("date",))
+    case.run(tmp_path, 0, csv, lines, data_set, max_files=1)
+    assert (tmp_path / "a.csv").read_text().count("\n") == 1
+    for files in (0, 6, FILES):
+        case.run(tmp_path, files, csv, lines, data_set, max_files=files + 1)
+    check(case, tmp_path / "a.csv")
+    rows = (tmp_path / "b.jsonl").read_text().splitlines()
+    assert len({json.loads(line)["row_id"] for line in rows}) == len(rows) == case.expected.height
+    parts = [pl.read_parquet(path) for path in (tmp_path / "rows").rglob("*.parquet")]
+    assert sum(part.height for part in parts) == case.expected.height
+    assert all(part.height for part in parts)
 
 
 def test_a_run_that_writes_to_another_data_set_does_not_go_on_with_the_first_one(

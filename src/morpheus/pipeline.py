@@ -147,6 +147,12 @@ class Plan:
             saves=saves,
         )
 
+    def make_columns(self, metrics: RunMetrics) -> Iterator[Batch]:
+        """Yield a batch without events, as it leaves the keyed stages: it has the columns."""
+        empty = self.source.make_empty_batch(metrics.columns)
+        if empty is not None:
+            yield from self.make_segment(metrics, saves=False).open().run(iter([empty]))
+
     def make_tail(self, *, saves: bool) -> Segment:
         """Return the stages after the segment."""
         before = (*self.head, *self.segment)
@@ -238,9 +244,8 @@ class RunProgress:
             yield batch
         if unbounded:
             return
-        empty = None if self.users else self.plan.source.make_empty_batch(self.metrics.columns)
-        if empty is not None:
-            yield from self.plan.make_segment(self.metrics, saves=False).open().run(iter([empty]))
+        if not self.users:
+            yield from self.plan.make_columns(self.metrics)
         self.metrics.begin(Step("Ranking events", lambda: (0, 0), prints=True))
 
     def count_outputs(self, stages: Sequence[Stage]) -> Iterator[WritesOutputs]:
@@ -479,7 +484,7 @@ class Pipeline:
                 changelog=changelog,
                 replays=len(journal),
             )
-        stream.make_empty_batch = lambda: plan.source.make_empty_batch(metrics.columns)
+        stream.make_columns = partial(plan.make_columns, metrics)
         yield from progress.count(stream.run(micro_batches))
         metrics.interrupted = shutdown.stopped
 

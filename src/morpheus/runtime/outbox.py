@@ -154,6 +154,7 @@ class Outbox:
         newest: Number of the latest entry, by place.
         saved: The same of the entries that are committed.
         is_closed: Rows are dropped, because the outbox had them before a restart.
+        empty: A batch of each place that had no rows, if there was one: it has the columns.
     """
 
     store: SqliteStateStore
@@ -162,6 +163,7 @@ class Outbox:
     newest: dict[str, int] = field(default_factory=dict)
     saved: dict[str, int] = field(default_factory=dict)
     is_closed: bool = False
+    empty: dict[str, Batch] = field(default_factory=dict)
     _rows: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -172,6 +174,8 @@ class Outbox:
         """Keep a batch for the sinks of a place."""
         if self.is_closed:
             return
+        if not batch.table.height:
+            self.empty[place] = replace(batch, fingerprint=None, dict_codes=None, encoded=None)
         batches = self.waiting.setdefault(place, [])
         if batch.table.height or batch.dropped_stats is not None:
             batches.append(batch)
@@ -276,6 +280,7 @@ class SinkWorker:
         progress: How far it has come; its position is complete.
         stats: The same, for people.
         error: What has ended the thread; None if nothing has.
+        empty: A batch without rows. The sink gets it last, so that an empty output has columns.
     """
 
     key: str
@@ -286,6 +291,7 @@ class SinkWorker:
     progress: SinkProgress
     stats: SinkStats = field(default_factory=SinkStats)
     error: BaseException | None = None
+    empty: Batch | None = None
     last_failure: Exception | None = None
     _unsaved: SinkProgress | None = None
     _state: object = None
@@ -412,6 +418,8 @@ class SinkWorker:
             self._read = entry.number
             self._sync()
         if stopping:
+            if self.empty is not None:
+                _consume(self.sink.process(self.empty, self._state))
             _consume(self.sink.flush(self._state))
             self._sync()
             return True

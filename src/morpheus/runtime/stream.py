@@ -12,7 +12,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -79,14 +79,14 @@ class Stream:
         metrics: Counts events.
         source_state: What the source remembers of each user.
         waiting: What to call when the sinks have taken all rows.
-        make_empty_batch: Makes a batch without events, which gives an empty output its columns.
+        make_columns: Makes a batch without events for the tail, which has the columns.
     """
 
     chains: Sequence[Chain]
     metrics: RunMetrics
     source_state: PartitionState = field(default_factory=lambda: PartitionState.restore({}))
     waiting: list[Callable[[], None]] = field(default_factory=list)
-    make_empty_batch: Callable[[], Batch | None] = lambda: None
+    make_columns: Callable[[], Iterable[Batch]] = tuple
     _any_batch: bool = False
 
     def __post_init__(self) -> None:
@@ -100,11 +100,8 @@ class Stream:
             if micro_batch.acknowledge is not None:
                 self.waiting.append(micro_batch.acknowledge)
             self.acknowledge()
-        any_batch = self._any_batch
+        yield from self._push_columns()
         yield from self.flush()
-        empty = None if any_batch else self.make_empty_batch()
-        if empty is not None:
-            yield from self._push([empty], 1)  # it gives an empty output its columns
 
     def process(self, micro_batch: MicroBatch) -> Iterator[Batch]:
         """Pass the events of a micro-batch through the stages."""
@@ -132,6 +129,11 @@ class Stream:
         events = partition.events(self.metrics, self.source_state)
         while bundle := list(_take_rows(events, _BUNDLE_ROWS)):
             yield from self._push(bundle)
+
+    def _push_columns(self) -> Iterator[Batch]:
+        """Give an output its columns, if there was no event."""
+        if not self._any_batch:
+            yield from self._push(list(self.make_columns()), len(self.chains) - 1)
 
     def _push(self, batches: Sequence[Batch], first: int = 0) -> Iterator[Batch]:
         """Push batches through the chains from the first one on."""
@@ -434,6 +436,8 @@ class DurableStream(Stream):
 
     def _finish(self, stats: StreamStats) -> None:
         """Save everything, let the sinks take what is left, and save that."""
+        for _ in self._push_columns():
+            pass
         self._checkpoint(stats)
         self._wait_for_sinks()
         self._checkpoint(stats)
@@ -456,6 +460,8 @@ class DurableStream(Stream):
         """Let the sinks take what is left, for as long as they get on, or until a signal."""
         end = time.monotonic() + _STOP_SECONDS
         delivered = -1
+        for worker in self.workers:
+            worker.empty = self.outbox.empty.get(worker.place)
         while any(worker.is_running for worker in self.workers) and time.monotonic() < end:
             taken = sum(worker.stats.delivered for worker in self.workers)
             if taken != delivered and not self.is_stopped():

@@ -133,6 +133,12 @@ def open_alert_lines(
     return output
 
 
+def finish_alert_lines(file: object, filename: str) -> None:
+    """Complete a file of JSON lines of an endless run, if it has no line."""
+    if isinstance(file, AppendedOutput):
+        file.finish(empty_json(filename))
+
+
 def sync_alert_lines(findings: FindingBuilder, file: object) -> Mapping[str, bytes] | None:
     """Write findings to disk, and return the position after them; see `Sink.sync`."""
     if isinstance(file, _ErrorTranslatingWriter):
@@ -344,6 +350,7 @@ class ToOcsf(Sink):
     def flush(self, state: _OpenOcsf) -> Iterator[Batch]:
         """Write the last findings."""
         state.write_all(state.findings.flush())
+        finish_alert_lines(state.file, self.filename or "")
         state.published = float("-inf")  # what waits for the lake need not wait any longer
         return iter(())
 
@@ -429,6 +436,7 @@ class ToEcs(Sink):
         findings, file = state
         for finding in findings.flush():
             file.write(encode_ecs(finding) + b"\n")
+        finish_alert_lines(file, self.filename)
         return iter(())
 
     def sync(self, state: tuple[FindingBuilder, LineWriter]) -> Mapping[str, bytes] | None:

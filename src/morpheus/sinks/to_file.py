@@ -347,6 +347,7 @@ class AppendedOutput:
         self._file = AppendedFile(place, None if known is None else known.file)
         self._compression = compression
         self._part = BytesIO()
+        self._end: FilePosition | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -360,15 +361,30 @@ class AppendedOutput:
     def sync(self, columns: list[str] | None = None) -> dict[str, bytes]:
         """Write the part to disk, and return the position after it."""
         if self._part.tell():
-            packed = BytesIO()
-            file = open_compressed(cast("BinaryIO", packed), self._compression)
-            file.write(self._part.getvalue())
-            if file is not packed:
-                file.close()
-            self._file.write(packed.getvalue())
+            self._file.write(self._pack(self._part.getvalue()))
             self._part = BytesIO()
-        position = OutputPosition(self._file.sync(), columns)
+        position = OutputPosition(self._end or self._file.sync(), columns)
         return {"": msgspec.msgpack.encode(position)}
+
+    def finish(self, empty: bytes) -> None:
+        """Complete the file for now.
+
+        Args:
+            empty: What a file without rows has. The next run replaces it: its rows decide the
+                columns.
+        """
+        if self.is_empty:
+            self._end = self._file.sync()
+            self._file.write(self._pack(empty))
+            self._file.sync()
+
+    def _pack(self, data: bytes) -> bytes:
+        packed = BytesIO()
+        file = open_compressed(cast("BinaryIO", packed), self._compression)
+        file.write(data)
+        if file is not packed:
+            file.close()
+        return packed.getvalue()
 
     def close(self) -> None:
         """Close the file."""
@@ -377,21 +393,44 @@ class AppendedOutput:
 
 @dataclass(frozen=True)
 class _DurableFile:
-    """The file of an endless run, and the columns that its first rows decide."""
+    """The file of an endless run.
+
+    Attributes:
+        output: The file.
+        columns: The columns that its first rows decide.
+        empty: Those of the first batch without rows.
+        encode_rows: Formats rows.
+        encode_header: Formats the header of a CSV file; None for JSON.
+        empty_text: What a file without rows and header has.
+    """
 
     output: AppendedOutput
     columns: FixedColumns
+    empty: FixedColumns
     encode_rows: RowEncoder
     encode_header: Callable[[list[str]], bytes] | None
+    empty_text: bytes
 
     def write(self, table: Table) -> None:
         """Format rows, after the header in a new file."""
+        if not table.height:
+            if self.empty.columns is None:
+                self.empty.conform(table)
+            return
         rows = self.columns.conform(table)
         if self.encode_header is not None and self.output.is_empty:
             self.output.write(self.encode_header(rows.names))
         text = BytesIO()
         self.encode_rows(rows, text)
         self.output.write(text.getvalue())
+
+    def finish(self) -> None:
+        """Complete the file for now: if it has no rows, it gets what an empty file has."""
+        names = self.columns.columns or self.empty.columns
+        if self.encode_header is None or names is None:
+            self.output.finish(self.empty_text)
+        else:
+            self.output.finish(self.encode_header(names))
 
 
 @dataclass(frozen=True)
@@ -491,13 +530,17 @@ class ToFile(Sink):
         output = AppendedOutput(place, position, compression)
         context.resources.callback(output.close)
         is_csv = kind == "csv"
-        columns = FixedColumns(self.name, include_row_number=self.include_index_col)
+        columns, empty = (
+            FixedColumns(self.name, include_row_number=self.include_index_col) for _ in range(2)
+        )
         columns.columns = output.columns
         return _DurableFile(
             output,
             columns,
+            empty,
             write_csv if is_csv else self._write_json,
             encode_csv_header if is_csv else None,
+            b"\n" if is_csv else empty_json(self.filename),
         )
 
     def process(self, batch: OutputRows, state: _OpenFile | _DurableFile) -> Iterator[OutputRows]:
@@ -517,7 +560,9 @@ class ToFile(Sink):
 
     def flush(self, state: _OpenFile | _DurableFile) -> Iterator[OutputRows]:
         """Complete the file."""
-        if isinstance(state, _OpenFile):
+        if isinstance(state, _DurableFile):
+            state.finish()
+        else:
             with state.draft.guard_io():
                 state.writer.finish()
         return iter(())

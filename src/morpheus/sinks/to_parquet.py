@@ -413,8 +413,7 @@ class ToParquet(Sink):
 
     def flush(self, state: _PartitionWriter) -> Iterator[OutputRows]:
         """Write the rows that are left."""
-        if state.store is None:
-            state.finish()
+        state.finish()
         state.published = float("-inf")  # the rows that are left need not wait any longer
         return iter(())
 
@@ -460,19 +459,26 @@ class _PartitionWriter:
     def finish(self) -> None:
         """Write the remaining rows; without any row, one file with the columns."""
         if self.buffered_rows:
-            self._write_files(pl.concat(self.buffer))
+            if self.store is None:
+                self._write_files(pl.concat(self.buffer))
         elif self.buffer and not self.files_written:
             self._write_empty_file(self.buffer[0])
+            self._move_files()
 
     def publish(self) -> None:
         """Write the buffered rows to a file in each of their partitions, complete or not at all."""
         if self.buffered_rows and self.store is not None:
             self._write_files(pl.concat(self.buffer))
+            self._move_files()
+            self.buffer, self.buffered_rows = [], 0
+        self.published = time.monotonic()
+
+    def _move_files(self) -> None:
+        """Move the files of an endless run into the data set."""
+        if self.store is not None:
             for path in sorted(self.folder.rglob("*.parquet")):
                 self.store.write(path.relative_to(self.folder).as_posix(), path.read_bytes())
                 path.unlink()
-            self.buffer, self.buffered_rows = [], 0
-        self.published = time.monotonic()
 
     def _conform(self, frame: pl.DataFrame) -> pl.DataFrame:
         rows = self.fixed_columns.conform(Table(frame)).to_frame()
