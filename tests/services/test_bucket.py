@@ -456,3 +456,34 @@ def test_options_that_contradict_each_other_are_rejected(tmp_path: Path) -> None
         FromCloudtrail(
             input_glob="s3://lake/AWSLogs/", watch_directory=True, look_back="x"
         ).validate()
+
+
+def test_a_bucket_that_cannot_be_reached_at_the_start_is_waited_for(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lake.put(key("a"), events(1, 2))
+    run = Run()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr("morpheus.sources.bucket.TICK_SECONDS", 0.05)
+    options = {"watch_directory": True, "watch_interval": 0.5}
+    batches = run.start(**options, max_files=1)
+    for _ in range(3):
+        assert run.take(next(batches)).height == 0
+    assert "127.0.0.1:9 cannot be reached" in caplog.text
+    assert "It is tried again with the next listing" in caplog.text
+    monkeypatch.setenv("AWS_ENDPOINT_URL", lake.address)
+    for batch in batches:
+        run.take(batch)
+    assert run.numbers == [1, 2]
+
+
+def test_a_delta_table_is_rejected_also_if_its_server_comes_later(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake.put("AWSLogs/_delta_log/00000000000000000000.json", b"{}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    poller = Poller()
+    assert poller.poll() == []
+    monkeypatch.setenv("AWS_ENDPOINT_URL", lake.address)
+    with pytest.raises(UsageError, match="is a Delta table, whose files may be rewritten"):
+        poller.poll()

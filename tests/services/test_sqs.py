@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from moto.core.authorization import enable_iam_authentication
+from moto.server import ThreadedMotoServer
 
 from lakes import Lake
 from morpheus.errors import TransientError, UsageError
@@ -433,8 +435,9 @@ def test_a_micro_batch_is_limited_by_its_number_of_objects(
 
 
 def test_an_error_of_the_thread_that_receives_ends_the_run(queue: LogQueue) -> None:
-    receiver = Receiver(SqsQueue(queue.url, 300, object()))  # no client at all
+    receiver = Receiver(SqsQueue(queue.url, 300))
     receiver.start()
+    receiver.queue._client = object()  # noqa: SLF001 - no client any more
     with pytest.raises(AttributeError):
         receiver.get(5.0)
 
@@ -538,6 +541,26 @@ def test_a_state_of_another_bucket_is_rejected_with_what_to_do(lake: Lake, run: 
 def test_a_queue_that_does_not_exist_is_reported(queue: LogQueue, run: Run) -> None:
     with pytest.raises(UsageError, match=r"there is no queue .*/absent. `aws sqs list-queues`"):
         next(run.start(sqs_queue=queue.url.replace("logs", "absent")))
+
+
+def test_a_queue_that_cannot_be_reached_at_the_start_is_waited_for(
+    lake: Lake, queue: LogQueue, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    lake.put(f"{DAY}/a.json.gz", events(1, 2))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    batches = run.start(sqs_queue=f"http://127.0.0.1:{port}/{ACCOUNT}/logs", max_files=1)
+    for _ in range(3):
+        assert run.take(next(batches)).height == 0
+    assert "cannot be reached" in caplog.text
+    assert "It is tried again until it succeeds" in caplog.text
+    server = ThreadedMotoServer("127.0.0.1", port, verbose=False)  # with the same queues
+    server.start()
+    for batch in batches:
+        run.take(batch)
+    server.stop()
+    assert run.numbers == [1, 2]
+    assert queue.messages == []
 
 
 def test_denied_access_to_the_queue_names_the_permission(run: Run) -> None:

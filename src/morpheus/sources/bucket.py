@@ -15,7 +15,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -318,7 +318,7 @@ class ObjectStream:
         return ()
 
 
-def _wait_for(jobs: Iterable[Future[ObjectPath]]) -> Iterator[None]:
+def _wait_for(jobs: Iterable[Future[Any]]) -> Iterator[None]:
     waiting = set(jobs)
     while waiting:
         _, waiting = wait(waiting, timeout=TICK_SECONDS)
@@ -653,6 +653,7 @@ class BucketLister:
     _metrics: RunMetrics = field(default_factory=RunMetrics)
     _pending: list[_Step] = field(default_factory=list)
     _walked: float | None = None
+    _is_checked: bool = False
 
     def open(self, offsets: Mapping[str, bytes], metrics: RunMetrics) -> None:
         """Continue after a checkpoint.
@@ -666,18 +667,36 @@ class BucketLister:
                 folder = ObjectPath.parse(name.removeprefix(_BRANCH))
                 self.branches[name] = Branch.restore(folder, self._span, saved)
                 self.branches[name].start = self._start
+        self._try_to_check()
+
+    def _try_to_check(self) -> None:
+        """Reject Delta tables. If the object store does not respond, they are checked later."""
+        try:
+            self._is_checked = self._is_checked or self._check_tables()
+        except TransientError as error:
+            logger.warning("%s It is tried again with the next listing.", error)
+
+    def _check_tables(self) -> bool:
         for pattern in list_values(self.files.pattern):
             if is_object_url(pattern) and is_delta_table(ObjectPath.parse(pattern.rstrip("/"))):
                 raise UsageError(
                     f"--watch_directory: `{pattern}` is a Delta table, whose files may be "
                     "rewritten. Start a run every hour with `--duration 1h`."
                 )
+        return True
 
     def groups(self) -> Iterator[ObjectGroup | None]:
         """List all branches, then wait; yield new objects as they are found."""
+        is_later = False
         while True:
             with ThreadPoolExecutor(MAX_CONCURRENCY) as pool:
-                yield from self._list_branches(pool)
+                if is_later and not self._is_checked:
+                    job = pool.submit(self._try_to_check)
+                    yield from _wait_for([job])
+                    job.result()
+                if self._is_checked:
+                    yield from self._list_branches(pool)
+            is_later = True
             left = self.interval
             while left > 0:
                 self.sleep(min(left, TICK_SECONDS))

@@ -363,6 +363,8 @@ def _to_morpheus_error(answer: Mapping[str, Any], url: str, action: str) -> Morp
 
 _WAIT_SECONDS = 2
 """Seconds that a request waits for a message. Stopping can take that long."""
+_START_SECONDS = 5.0
+"""Seconds to wait for the first answer, so that a run with a wrong queue ends before it begins."""
 _STOP_SECONDS = 5.0
 """Seconds to wait for a request when the run ends."""
 _PAUSE_SECONDS = 0.05
@@ -380,11 +382,15 @@ class Receiver:
         queue: The queue.
         clock: Returns the time, in seconds.
         in_work: The messages in work by id, each with the time until which it is hidden.
+        redrives: Whether the queue has a dead-letter queue; None until it has answered.
     """
 
     queue: SqsQueue
     clock: Callable[[], float] = time.monotonic
     in_work: dict[str, tuple[Message, float]] = field(default_factory=dict)
+    redrives: bool | None = None
+    _asked: Event = field(default_factory=Event)
+    _failure: Exception | None = None
     _received: Queue[Message | Exception] = field(
         default_factory=lambda: Queue(_MAX_WAITING * _BATCH)
     )
@@ -394,9 +400,16 @@ class Receiver:
     _thread: Thread | None = None
 
     def start(self) -> None:
-        """Begin to receive."""
+        """Begin to receive. A queue that does not respond is waited for.
+
+        Raises:
+            UsageError: The queue does not exist, or access is denied.
+        """
         self._thread = Thread(target=self._run, name="sqs", daemon=True)
         self._thread.start()
+        self._asked.wait(_START_SECONDS)
+        if self._failure is not None:
+            raise self._failure
 
     def get(self, timeout: float) -> Message | None:
         """Return the next message; None if none comes in time.
@@ -475,15 +488,21 @@ class Receiver:
         backoff = 1.0
         while not self._stopped.is_set():
             try:
+                if self.redrives is None:
+                    self.redrives = self.queue.has_dead_letter_queue()
+                    self._asked.set()
                 self._delete_done()
                 self.extend()
                 self._receive()
                 backoff = 1.0
             except TransientError as error:
+                self._asked.set()
                 logger.warning("%s It is tried again until it succeeds.", error)
                 self._stopped.wait(backoff)
                 backoff = min(2 * backoff, _MAX_BACKOFF)
             except Exception as error:  # noqa: BLE001 - `get` raises it in the thread that reads
+                self._failure = error
+                self._asked.set()
                 self._put(error)
                 return
 
@@ -671,7 +690,6 @@ class SqsFeed:
     _work: list[_Work] = field(default_factory=list)
     _finished: list[Message] = field(default_factory=list)
     _isolated: deque[Message] = field(default_factory=deque)
-    _redrives: bool = False
 
     def __post_init__(self) -> None:
         self.receiver = Receiver(self.queue, self.clock)
@@ -681,10 +699,8 @@ class SqsFeed:
 
         Raises:
             UsageError: The queue does not exist, or access is denied.
-            TransientError: SQS does not respond.
         """
         self._metrics, self.seen = metrics, SeenObjects.restore(offsets)
-        self._redrives = self.queue.has_dead_letter_queue()
         self.receiver.start()
 
     def groups(self) -> Iterator[ObjectGroup | None]:
@@ -713,7 +729,7 @@ class SqsFeed:
                 yield
                 continue
             first = self.clock() if first is None else first
-            if message.receives > self.max_receives and not self._redrives:
+            if message.receives > self.max_receives and not self.receiver.redrives:
                 self._isolated.append(message)
             else:
                 self._take(message)
@@ -762,7 +778,7 @@ class SqsFeed:
             return
         for kind, number in notice.others.items():
             leave_out(stats, kind, number)
-        if message.receives > _QUARANTINE_FACTOR * self.max_receives and not self._redrives:
+        if message.receives > _QUARANTINE_FACTOR * self.max_receives and not self.receiver.redrives:
             self._return_or_quarantine(
                 message, f"it was received {message.receives} times, and each run was killed"
             )
@@ -785,7 +801,7 @@ class SqsFeed:
             Whether the message can be deleted.
         """
         stats = self._metrics.input
-        if self._redrives or (message.receives < self.max_receives and not at_once):
+        if self.receiver.redrives or (message.receives < self.max_receives and not at_once):
             logger.warning(
                 "%s: message %s, receive %d, is left in the queue: %s",
                 *(self.queue.url, message.id, message.receives, reason),
