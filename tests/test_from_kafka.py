@@ -19,6 +19,7 @@ from itertools import count, cycle, islice
 import polars as pl
 import pytest
 import zstandard
+from click.testing import CliRunner
 
 from morpheus.cli.main import morpheus
 from morpheus.columns import TIME
@@ -742,6 +743,51 @@ def test_a_changelog_gives_the_latest_states_and_their_offset_to_the_next_owner(
     assert offset == 9
     assert {key.user: data for key, data in found.items()} == {"ann": b"ann 5", "bob": b"bob 9"}
     assert two.write(group_of("ann", offset=12))
+
+
+def erase(broker, topic, *words):
+    options = [f"--changelog_topic={topic}", f"--bootstrap_servers={broker}"]
+    return CliRunner().invoke(morpheus, ["tools", "erase", *options, *words])
+
+
+def test_states_of_an_erased_user_are_gone_for_the_next_owner(broker, topic):
+    states = f"{topic}-states"
+    one = make_changelog(broker, states)
+    one.create(2)
+    one.open("trail/0", 0)
+    assert one.write(group_of("ann", "bob", offset=5))
+    one.close("trail/0")
+    listed = erase(broker, states, "ann")
+    assert (listed.exit_code, "state of ann" in listed.output) == (0, True), listed.output
+    assert "Found 1 item. Nothing was removed" in listed.output
+    assert len(make_changelog(broker, states).find_states()) == 2
+    removed = erase(broker, states, "ann", "--delete")
+    assert (removed.exit_code, "Removed 1 item" in removed.output) == (0, True), removed.output
+    assert "when it compacts the topic" in removed.output
+    again = erase(broker, states, "an", "ann")
+    assert "Nothing found." in again.output, again.output
+    found, offset = make_changelog(broker, states).open("trail/0", 0)
+    assert {key.user for key in found} == {"bob"}
+    assert offset == 5, "the input is not read again"
+
+
+@pytest.mark.parametrize(
+    ("named", "servers", "expected"),
+    [
+        ("other", None, (2, "there is no topic `other` at")),
+        ("", None, (2, "has other records than states of users")),
+        ("", "127.0.0.1:9", (1, "no broker at `127.0.0.1:9` answers")),
+        ("", "", (2, "--changelog_topic and --bootstrap_servers together")),
+    ],
+    ids=["missing", "log", "dead", "nowhere"],
+)
+def test_what_is_no_topic_of_states_is_rejected_when_users_are_erased(
+    broker, topic, named, servers, expected
+):
+    send(broker, topic, [line(1)])
+    result = erase(broker if servers is None else servers, named or topic, "ann")
+    code, text = expected
+    assert (result.exit_code, text in result.output) == (code, True), result.output
 
 
 def test_a_process_that_has_lost_a_partition_writes_no_states(broker, topic, caplog):

@@ -500,12 +500,22 @@ class EraseOptions:
 
     USERS are names as the log has them, or pseudonyms. Output files are not changed: remove them,
     or the rows of these users. Fingerprints of similar users and the global model have learned from
-    these users' events too, and forget them when they are trained again.
+    these users' events too, and forget them when they are trained again. Stop the processes that
+    use a changelog topic first: they would write the states again.
 
         morpheus tools erase --state=state.db --models=models ann@example.com
     """
 
     state: str | None = option(None, "State file.")
+    changelog_topic: str | None = option(
+        None, "Topic of `from-kafka --changelog_topic`. Needs --bootstrap_servers."
+    )
+    bootstrap_servers: str = option(
+        "", "Brokers of the topic, `host:port`, separated by commas; as for `from-kafka`."
+    )
+    kafka_config_file: str | None = option(
+        None, "File of settings of the Kafka client, as for `from-kafka`.", location="local"
+    )
     models: str | None = option(None, "Model store.")
     models_key_file: str | None = option(None, "Key that signs the model store.")
     pseudonym_key_file: str | None = option(
@@ -615,8 +625,12 @@ def _remove_files(files: Iterable[Path]) -> None:
 
 
 def _run_erase(options: EraseOptions, users: Sequence[str]) -> None:
-    if options.state is None and options.models is None:
-        raise UsageError("Give --state, --models or both: where to remove the users from.")
+    if options.state is None and options.models is None and options.changelog_topic is None:
+        raise UsageError(
+            "Give --state, --models or --changelog_topic: where to remove the users from."
+        )
+    if (options.changelog_topic is None) != (not options.bootstrap_servers):
+        raise UsageError("Give --changelog_topic and --bootstrap_servers together, or neither.")
     names = set(users)
     if options.pseudonym_key_file is not None:
         key = PseudonymKey.read(Path(options.pseudonym_key_file))
@@ -624,21 +638,9 @@ def _run_erase(options: EraseOptions, users: Sequence[str]) -> None:
     items: list[StoredItem] = []
     known = set[str]()
     if options.state is not None:
-        if not Path(options.state).is_file():
-            raise UsageError(
-                f"--state: there is no file `{options.state}`.{suggest_path(options.state)} Give "
-                "the file that `pipeline-ae --state` wrote."
-            )
-        with closing(SqliteStateStore(Path(options.state), {})) as store:
-            stored = store.list_users()
-            known |= {user for user in stored if user is not None}
-            found = {user: time for user, time in stored.items() if user in names}
-            items += [
-                StoredItem(options.state, _describe_state_of(user), time)
-                for user, time in found.items()
-            ]
-            if options.delete and found:
-                store.remove(found)
+        items += _erase_states(options.state, names, known, delete=options.delete)
+    if options.changelog_topic is not None:
+        items += _erase_from_topic(options, names, known)
     if options.models is not None:
         store_key = read_key(options.models_key_file)
         open_models(options.models, store_key)  # says what to do if there is none
@@ -649,6 +651,48 @@ def _run_erase(options: EraseOptions, users: Sequence[str]) -> None:
     for user in users:
         if user not in known and (hint := suggest(user, known)):
             echo(f"Nothing is stored about {quote_backtick(user)}.{hint}")
+
+
+def _erase_states(
+    file: str, names: Collection[str], known: set[str], *, delete: bool
+) -> list[StoredItem]:
+    """List the states of users in a state file, and remove them; add all users to `known`."""
+    if not Path(file).is_file():
+        raise UsageError(
+            f"--state: there is no file `{file}`.{suggest_path(file)} Give the file that "
+            "`pipeline-ae --state` wrote."
+        )
+    with closing(SqliteStateStore(Path(file), {})) as store:
+        stored = store.list_users()
+        known |= {user for user in stored if user is not None}
+        found = {user: time for user, time in stored.items() if user in names}
+        if delete and found:
+            store.remove(found)
+    return [StoredItem(file, _describe_state_of(user), time) for user, time in found.items()]
+
+
+def _erase_from_topic(
+    options: EraseOptions, names: Collection[str], known: set[str]
+) -> list[StoredItem]:
+    """List the states of users in a changelog topic, and remove them; add all users to `known`."""
+    from morpheus.sources.from_kafka import FromKafka, require_client  # noqa: PLC0415 - an extra
+
+    require_client("tools erase")
+    source = FromKafka(
+        bootstrap_servers=options.bootstrap_servers,
+        kafka_config_file=options.kafka_config_file,
+        changelog_topic=options.changelog_topic,
+    )
+    changelog = source.open_topic()
+    states = changelog.find_states()
+    known |= {each.key.user for each in states if each.key.user is not None}
+    chosen = [each for each in states if each.key.user in names]
+    if options.delete and chosen:
+        changelog.erase(chosen)
+        echo(f"Kafka removes the old records of `{changelog.topic}` when it compacts the topic.")
+    place = f"topic {changelog.topic}"
+    users = dict.fromkeys(each.key.user for each in chosen)
+    return [StoredItem(place, _describe_state_of(user)) for user in users]
 
 
 def _erase_models(

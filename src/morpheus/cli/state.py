@@ -86,7 +86,8 @@ class ResetOptions:
 
     FILE is the file that `pipeline-ae --state` wrote. No run may have it open. The next run then
     starts without these states, as for a new user. The user's earlier events are no longer known:
-    they are read again if they are in the input.
+    they are read again if they are in the input. With `from-kafka --changelog_topic`, a run reads
+    the states from that topic: `morpheus tools erase --changelog_topic` removes them there.
 
         morpheus state reset state.db --user=ann --delete
     """

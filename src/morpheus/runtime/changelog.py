@@ -19,7 +19,7 @@ import msgspec
 from morpheus.core.batch import Batch, Partition, RunMetrics
 from morpheus.core.state import StateKey
 from morpheus.errors import TransientError, UsageError
-from morpheus.text import NOTICE
+from morpheus.text import NOTICE, suggest
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaException, Producer
@@ -84,6 +84,19 @@ class StateGroup:
         self.places = {user: known for user, known in self.places.items() if known != place}
         self.offsets.pop(place, None)
         return users
+
+
+@dataclass(frozen=True)
+class StoredState:
+    """A state in a changelog topic.
+
+    Attributes:
+        partition: Partition of the topic.
+        key: Stage and user.
+    """
+
+    partition: int
+    key: StateKey
 
 
 class Changelog(Protocol):
@@ -189,6 +202,68 @@ class KafkaChangelog:
                 f"{position.config}, not {self._config}. Use the same options, or another topic."
             )
         return states, position.offset
+
+    def find_states(self) -> list[StoredState]:
+        """Return the states in the topic, whatever pipeline wrote them.
+
+        Raises:
+            UsageError: There is no such topic, or it has other records than states.
+            TransientError: No broker answers.
+        """
+        from confluent_kafka import KafkaException  # noqa: PLC0415 - an extra
+        from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - an extra
+
+        servers = self._settings["bootstrap.servers"]
+        try:
+            admin = AdminClient(dict(self._settings), logger=self._log)
+            topics = admin.list_topics(timeout=_SECONDS).topics
+        except KafkaException as error:
+            raise TransientError(
+                f"--changelog_topic: no broker at `{servers}` answers: "
+                f"{error.args[0].str().rstrip('.')}. Check the address and that the broker runs."
+            ) from error
+        if self.topic not in topics:
+            raise UsageError(
+                f"--changelog_topic: there is no topic `{self.topic}` at `{servers}`."
+                f"{suggest(self.topic, topics)}"
+            )
+        try:
+            return [
+                StoredState(partition, key)
+                for partition in sorted(topics[self.topic].partitions)
+                for key in self._restore(partition)[0]
+            ]
+        except (msgspec.MsgspecError, TypeError, ValueError) as error:
+            raise UsageError(
+                f"--changelog_topic: `{self.topic}` has other records than states of users. Give "
+                "the topic that `from-kafka --changelog_topic` names."
+            ) from error
+
+    def erase(self, states: Sequence[StoredState]) -> None:
+        """Write that states are gone. No process may use the topic: it would write them again.
+
+        Raises:
+            TransientError: The brokers have not taken all of it.
+        """
+        from confluent_kafka import Producer  # noqa: PLC0415 - an extra
+
+        failed: list[str] = []
+
+        def note(error: Any, _: object) -> None:  # noqa: ANN401 - an error of an extra
+            failed.extend([] if error is None else [error.str()])
+
+        settings = {**self._settings, "enable.idempotence": True}
+        producer = Producer({**settings, "delivery.timeout.ms": 30_000}, logger=self._log)
+        for state in states:
+            key = msgspec.json.encode(state.key)
+            producer.produce(self.topic, None, key, partition=state.partition, on_delivery=note)
+            producer.poll(0)
+        producer.flush()
+        if failed:
+            raise TransientError(
+                f"--changelog_topic: `{self.topic}` did not take all records: {failed[0]}. Run the "
+                "command again."
+            )
 
     def close(self, place: str) -> None:
         """Leave a partition to others."""

@@ -1276,9 +1276,20 @@ class FromKafka(Source):
         inputs = self.describe_input()
         features = blake2b(repr(inputs.features).encode(), digest_size=4).hexdigest()
         config = f"{inputs.log_format}, users by {inputs.user_column}, features {features}"
-        log = ClientLogger(logger)
+        return self.open_topic(config)
+
+    def open_topic(self, config: str = "") -> KafkaChangelog:
+        """Return the topic that --changelog_topic names.
+
+        Args:
+            config: What its states depend on.
+        """
         return KafkaChangelog(
-            self.changelog_topic, self.make_client_settings(), self.group_id, config, log
+            self.changelog_topic or "",
+            self.make_client_settings(),
+            self.group_id,
+            config,
+            ClientLogger(logger),
         )
 
     def is_unbounded(self) -> bool:
