@@ -493,6 +493,12 @@ def test_wrong_use_is_explained_and_changes_nothing(models, logs, words, message
     assert [each.number for each in VersionedStore.open(models).versions()] == [1]
 
 
+def test_logs_that_do_not_exist_are_called_by_the_name_of_the_argument(models, tmp_path):
+    result = CliRunner().invoke(morpheus, ["retrain", str(models), str(tmp_path / "nowhere")])
+    assert result.exit_code == 2
+    assert "Error: LOGS: no log file matches" in result.output
+
+
 def test_signed_models_stay_signed_and_attacks_are_replayed(models, logs, tmp_path):
     key, signed = tmp_path / "key", tmp_path / "signed"
     key.write_text("0123456789abcdef" * 2)

@@ -172,7 +172,8 @@ def suggest_path(path: str | Path) -> str:
         return ""
     # A common suffix alone is no likeness.
     stems = [missing.stem, *find_similar(missing.stem, by_stem)]
-    paths = [path for stem in stems for path in by_stem.get(stem, ()) if path.exists()]
+    found = [path for stem in stems for path in by_stem.get(stem, ())]
+    paths = [path for path in found if path.exists() and path != place]
     return _ask([f"`{escape_control(str(path))}`" for path in paths[:_MAX_PATHS]])
 
 

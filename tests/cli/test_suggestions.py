@@ -139,3 +139,10 @@ def test_a_common_suffix_is_no_likeness_and_any_part_of_a_path_can_be_wrong(fold
 def test_escapes_in_names_of_files_do_not_reach_the_terminal(tmp_path: Path) -> None:
     (tmp_path / "log\x1b[2J.csv").touch()
     assert "\x1b" not in suggest_path(tmp_path / "log[2J.csv")
+
+
+def test_a_path_that_exists_is_not_its_own_suggestion(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    assert suggest_path(tmp_path / "logs") == ""
+    (tmp_path / "logs.json").touch()
+    assert suggest_path(tmp_path / "logs") == f" Did you mean `{tmp_path / 'logs.json'}`?"

@@ -1032,7 +1032,7 @@ def _describe_logs(
             "--pseudonym_key_file: the models have pseudonyms. Give the key they were made with."
         )
     make: Any = load_stage(inputs.source)
-    source: FileSource = make(input_glob=tuple(logs), bad_record="skip")
+    source: FileSource = make(input_glob=tuple(logs), bad_record="skip", glob_name="LOGS")
     named: dict[str, Any] = (
         {} if options.columns_file is None else {"columns_file": options.columns_file}
     )

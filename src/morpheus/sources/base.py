@@ -241,6 +241,7 @@ class FileSource(Source):
     """A source that reads files of one kind of log. A subclass only has to name the log format.
 
     Attributes:
+        glob_name: What the command calls `input_glob`, for messages.
         frames: Events in memory, which are read in place of files; None to read files.
         memory: What the runs of a state file have taken; None if they do not remember it.
     """
@@ -394,6 +395,7 @@ class FileSource(Source):
         "Keep all columns of JSON records, not only features and context columns.",
         flag=True,
     )
+    glob_name: str = field(default="--input_glob", kw_only=True, compare=False, repr=False)
     frames: FrameInput | None = field(default=None, kw_only=True, compare=False, repr=False)
     memory: FileMemory | None = field(default=None, kw_only=True, compare=False, repr=False)
 
@@ -622,6 +624,7 @@ class FileSource(Source):
     def _make_discovery(self) -> FileDiscovery:
         return FileDiscovery(
             self.input_glob,
+            self.glob_name,
             recursive=self.recursive,
             max_files=self.max_files,
             file_type=self.file_type.lower(),
