@@ -200,3 +200,49 @@ def test_principal_names_ignore_case_in_the_python_api() -> None:
         frame, user="userPrincipalName", time="createdDateTime", epochs=1, min_history=10
     )
     assert set(models.cards) == ACTORS
+
+
+def write_badges(folder: Path, schema: str) -> list[str]:
+    """Write a log with a column `actor`, as JSON lines and as CSV, and a schema of it."""
+    rows = pl.DataFrame(
+        {
+            "when": [f"2026-10-{1 + n // 24:02}T{n % 24:02}:00:00Z" for n in range(60)],
+            "who": [["d1", "d2"][n % 2] for n in range(60)],
+            "actor": [["ann", "bob", "cy"][n % 3] for n in range(60)],
+            "act": ["open"] * 60,
+        }
+    )
+    rows.write_ndjson(folder / "log.jsonl")
+    rows.write_csv(folder / "log.csv")
+    (folder / "log.toml").write_text(f'name = "badges"\ntime = "when"\n{schema}')
+    return ["run", "pipeline-ae", f"--columns_file={folder / 'log.toml'}"]
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "log.csv"])
+def test_the_user_column_of_a_log_can_be_named_actor(name: str, tmp_path: Path) -> None:
+    words = write_badges(tmp_path, 'user = "actor"\nfeatures = ["act"]\n')
+    for user in ("actor", "@actor"):
+        output = tmp_path / f"{user}.csv"
+        source = ["from-file", f"--input_glob={tmp_path / name}"]
+        run(*words, f"--userid_column_name={user}", *source, "serialize", *write_to(output))
+        assert set(pl.read_csv(output)["actor"]) == {"ann", "bob", "cy"}
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "log.csv"])
+def test_actors_replace_no_column_of_the_log(name: str, tmp_path: Path) -> None:
+    source = ["from-file", f"--input_glob={tmp_path / name}"]
+    words = write_badges(tmp_path, 'user = "who"\nfeatures = ["act"]\ncontext = ["actor"]\n')
+    refused = CliRunner().invoke(
+        command, [*words, "--userid_column_name=@actor", *source, "serialize"]
+    )
+    assert refused.exit_code == 2
+    assert "has a column `actor`, which is the name of" in refused.output
+    renamed = 'user = "who"\nfeatures = ["act", "login"]\n[columns]\nlogin = "actor"\n'
+    words, output = write_badges(tmp_path, renamed), tmp_path / "output.csv"
+    run(*words, "--userid_column_name=@actor", *source, "serialize", *write_to(output))
+    rows = pl.read_csv(output)
+    assert (set(rows["login"]), set(rows["actor"])) == ({"ann", "bob", "cy"}, {"d1", "d2"})
+
+
+def write_to(output: Path) -> list[str]:
+    return ["to-file", f"--filename={output}"]

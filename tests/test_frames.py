@@ -405,6 +405,7 @@ def test_a_frame_of_an_unknown_log_needs_user_and_time() -> None:
 def test_a_table_whose_columns_have_common_names_is_no_known_log() -> None:
     frame = people().rename({"who": "user", "at": "time"})
     assert recognise_frame(frame.select("time", "user", "action")) is None
+    assert recognise_frame(frame.with_columns(result=pl.col("agent"))) is None
     models = train(frame, user="user", time="time", columns=None)
     assert models.users == ["ann", "bob"]
     assert models.columns == tuple(COLUMNS)

@@ -29,6 +29,7 @@ from morpheus.core.stage import (
     list_values,
     option,
     read_lines,
+    to_user_column,
 )
 from morpheus.errors import UsageError
 from morpheus.models.profile import FeatureSpec, InputSpec
@@ -423,6 +424,8 @@ class FileSource(Source):
         self._make_training_range(self._make_time_range())
         check_time_format(self.time_format, "--time_format")
         check_timezone(self.options.timezone, "--timezone")
+        form, user = self.get_log_format(), self.options.userid_column_name
+        form.check_actor_column(self.options.columns, to_user_column(user or form.user_column))
 
     def _check_watching(self) -> None:
         """Reject an input without end that cannot be read."""

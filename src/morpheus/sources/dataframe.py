@@ -441,7 +441,10 @@ def recognise_frame(events: pl.DataFrame) -> LogKind | None:
         for kind in list_kinds()
     ]
     best = KindTrial.find_best(trials)
-    return best.kind if best.is_recognised else None
+    form = best.kind.make_source([FRAME_NAME]).get_log_format()
+    names = {flatten_name(name, form.drop_characters) for name in events.columns}
+    is_sure = best.features > 1 or form.time_column in names
+    return best.kind if best.is_recognised and is_sure else None
 
 
 @dataclass(frozen=True)

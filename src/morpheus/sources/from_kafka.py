@@ -24,7 +24,14 @@ from isal import igzip
 
 from morpheus.columns import LogDescription
 from morpheus.core.batch import Events, MicroBatch, Partition, ReadStats, RunMetrics, Table
-from morpheus.core.stage import PipelineOptions, Values, list_values, option, read_lines
+from morpheus.core.stage import (
+    PipelineOptions,
+    Values,
+    list_values,
+    option,
+    read_lines,
+    to_user_column,
+)
 from morpheus.core.state import StateKey
 from morpheus.errors import MorpheusError, RecordError, TransientError, UsageError
 from morpheus.models.profile import InputSpec
@@ -1237,7 +1244,9 @@ class FromKafka(Source):
                 "--until_end and --stop_after both say where the run ends. Give one of them."
             )
         self._check_changelog(topics)
-        self._list_header_columns(self._files.get_log_format())
+        form, user = self._files.get_log_format(), self.options.userid_column_name
+        form.check_actor_column(self.options.columns, to_user_column(user or form.user_column))
+        self._list_header_columns(form)
         check_time_format(self.time_format, "--time_format")
         check_timezone(self.options.timezone, "--timezone")
 

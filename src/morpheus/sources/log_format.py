@@ -16,6 +16,7 @@ import polars as pl
 
 from morpheus.columns import (
     ACTOR,
+    ACTOR_OPTION,
     EXCLUDED,
     SPLUNK_QUERY,
     TIME,
@@ -25,6 +26,7 @@ from morpheus.columns import (
     Identity,
     LogDescription,
 )
+from morpheus.errors import UsageError
 from morpheus.features.derived import (
     NOVELTY_TTL,
     PREFIX_FUNCTIONS,
@@ -803,6 +805,23 @@ class LogFormat:
             rules = collect_rule_columns(self.actor_rules)
             context += [name for name in rules if name in self.columns]
         return tuple(dict.fromkeys([*self.leading_columns, *names, *inputs, *context]))
+
+    def check_actor_column(self, features: Iterable[str], user: str) -> None:
+        """Reject a log with a column that has the name of the column with the actors.
+
+        Args:
+            features: Names of the features.
+            user: Name of the user column.
+
+        Raises:
+            UsageError: Actors would replace the values of the column.
+        """
+        if user == ACTOR != self.user_column and ACTOR in self.columns_to_read(features, user):
+            raise UsageError(
+                f"--columns_file: the log has a column `{ACTOR}`, which is the name of the column "
+                f"that `{ACTOR_OPTION}` adds. Give it another name in the schema: "
+                f'`login = "{ACTOR}"` under `[columns]`.'
+            )
 
     def columns_to_decode(self, wanted_columns: Iterable[str], user: str) -> tuple[str, ...]:
         """Return the columns to decode, to get the wanted columns and the user."""

@@ -434,6 +434,7 @@ class Reader:
             )
             names = [*(self.wanted_columns or ()), *([ACTOR] if self.user == ACTOR else [])]
             names += [EXCLUDED] if self.log_format.row_filter is not None else []
+            names = list(dict.fromkeys(names))  # the user column of a log can be `actor`
             if self.wanted_columns is not None and frame.columns != names:
                 frame = frame.select(names)
             yield self._add_timestamps(frame, group, refused, records, hollow)

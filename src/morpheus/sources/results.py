@@ -375,8 +375,6 @@ def _add_time(frame: pl.DataFrame, path: Path, row: int) -> pl.DataFrame:
 
 MIN_KNOWN_VALUES = 3
 """Minimum number of values per record in known columns for a kind of log to be recognised."""
-MIN_KNOWN_FEATURES = 2
-"""Minimum number of its features with a value. `time`, `user` and `action` are in many tables."""
 
 
 @dataclass(frozen=True)
@@ -480,8 +478,11 @@ class KindTrial:
 
     @property
     def is_recognised(self) -> bool:
-        """Whether the records have enough values in columns and in features of this kind."""
-        return self.known_values >= MIN_KNOWN_VALUES and self.features >= MIN_KNOWN_FEATURES
+        """Whether the records have enough values in columns of this kind, and in a feature.
+
+        A time, a user and an action are in many tables.
+        """
+        return self.known_values >= MIN_KNOWN_VALUES and self.features > 0
 
 
 @contextmanager
