@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -153,3 +154,31 @@ def test_frames_of_pandas_with_any_types_can_be_fitted() -> None:
     frame["mixed"] = pd.Series(["a", 1, 2.5, None] * 100, dtype=object)
     scores = AutoencoderDetector(epochs=2).fit(frame).score_samples(frame)
     assert np.isfinite(scores).all()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"contamination": 0.7}, r"contamination: 0.7 is not a share from 0 to 0.5"),
+        ({"contamination": -0.1}, r"contamination: -0.1 is not"),
+        ({"scaler": "foo"}, r"scaler: 'foo' is none of none, standard, gauss_rank"),
+        ({"epochs": 0}, r"epochs: 0 is not at least 1"),
+    ],
+)
+def test_a_parameter_with_an_impossible_value_is_rejected_by_fit(
+    parameters: dict[str, Any], message: str
+) -> None:
+    detector = AutoencoderDetector(**parameters)
+    with pytest.raises(ValueError, match=message):
+        detector.fit(np.zeros((10, 2)))
+
+
+def test_equal_generators_give_equal_detectors() -> None:
+    rows = np.random.default_rng(0).normal(size=(60, 2))
+    scores = [
+        AutoencoderDetector(random_state=seed, epochs=2).fit(rows).score_samples(rows)
+        for seed in (np.random.RandomState(3), np.random.RandomState(3), None, 0)
+    ]
+    assert np.array_equal(scores[0], scores[1])
+    assert np.array_equal(scores[2], scores[3])
+    assert not np.array_equal(scores[0], scores[2])

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from morpheus.api import SCALERS
 from morpheus.errors import ModelCorruptedError
 from morpheus.models.fit import fit_fingerprint
 from morpheus.models.input_check import MIN_EVENTS_TO_CHECK
@@ -25,6 +26,7 @@ from morpheus.models.store import dump_fingerprint, load_fingerprint
 from morpheus.models.training import EPOCHS
 from morpheus.sources.time_range import UTC_DATETIME
 
+MAX_CONTAMINATION = 0.5
 DECIMALS = 6
 """Decimals of a score, as in the column `ae_anomaly_score`."""
 TEXT_KINDS = "OUST"
@@ -44,7 +46,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc] # 
         contamination: Share of the rows of `fit` that are outliers, from 0 to 0.5.
         epochs: Maximum number of passes over the distinct rows.
         scaler: How to scale numeric columns: "none", "standard" or "gauss_rank".
-        random_state: Random seed, an integer.
+        random_state: Random seed, an integer; or a generator, which gives the seed of each `fit`.
 
     Attributes:
         fingerprint_: The trained model.
@@ -58,7 +60,7 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc] # 
         contamination: float = 0.01,
         epochs: int = EPOCHS,
         scaler: str = "standard",
-        random_state: int = 0,
+        random_state: int | np.random.RandomState | None = 0,
     ) -> None:
         self.contamination = contamination
         self.epochs = epochs
@@ -66,7 +68,12 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc] # 
         self.random_state = random_state
 
     def fit(self, X: object, y: object = None) -> Self:  # noqa: ARG002, N803 - scikit-learn's names
-        """Train on an array of shape (rows, columns). `y` is ignored."""
+        """Train on an array of shape (rows, columns). `y` is ignored.
+
+        Raises:
+            ValueError: A parameter has an impossible value, or the array cannot be used.
+        """
+        self._check_parameters()
         rows = _to_frame(self._validate_rows(X, reset=True))
         times = pl.int_range(rows.height, dtype=pl.Int64, eager=True).cast(UTC_DATETIME)
         self.fingerprint_: Fingerprint = fit_fingerprint(
@@ -76,10 +83,20 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc] # 
             times=times,
             epochs=self.epochs,
             scaler=self.scaler,
-            seed=self.random_state or 0,
+            seed=_to_seed(self.random_state),
         )
         self.offset_ = float(np.quantile(self._score_rows(rows), self.contamination))
         return self
+
+    def _check_parameters(self) -> None:
+        if not 0 <= self.contamination <= MAX_CONTAMINATION:
+            raise ValueError(
+                f"contamination: {self.contamination} is not a share from 0 to {MAX_CONTAMINATION}."
+            )
+        if self.scaler not in SCALERS:
+            raise ValueError(f"scaler: {self.scaler!r} is none of {', '.join(SCALERS)}.")
+        if self.epochs < 1:
+            raise ValueError(f"epochs: {self.epochs} is not at least 1.")
 
     def score_samples(self, X: object) -> NDArray[np.float64]:  # noqa: N803 - scikit-learn's name
         """Return minus the `ae_anomaly_score` of each row, shape (rows,). Low is unusual."""
@@ -145,6 +162,13 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc] # 
         encoded = self.fingerprint_.encoder.encode(rows)
         losses = self.fingerprint_.losses(encoded).astype(np.float64)
         return np.asarray(-losses.mean(axis=1).round(DECIMALS)[encoded.inverse])
+
+
+def _to_seed(random_state: int | np.random.RandomState | None) -> int:
+    """Return the seed; of a generator, its next number, as in scikit-learn."""
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(np.iinfo(np.int32).max))
+    return random_state or 0
 
 
 def _to_frame(rows: NDArray[Any]) -> pl.DataFrame:
