@@ -228,7 +228,13 @@ class Odd(Transform):
             frame = frame.with_columns(pl.lit(frame.height).alias("rows"))
         if self.breaks == "change":
             batch.table.to_frame().insert_column(0, pl.Series("new", range(frame.height)))
-        if self.breaks == "gives":
+        if self.breaks == "losses":
+            batch.losses[:] = 0
+        if self.breaks == "nothing":
+            return
+        if self.breaks == "cut losses":
+            yield replace(batch, table=Table(frame), losses=batch.losses * frame.height)
+        elif self.breaks == "gives":
             yield OutputRows(user=batch.user, table=Table(frame))
         else:
             yield replace(batch, table=Table(frame))
@@ -240,6 +246,9 @@ class Odd(Transform):
         ("count", "loses no event"),
         ("cut", r"same rows for batches of \[1, 1, 1, 1\]"),
         ("change", "does not change the batch"),
+        ("losses", "does not change the batch"),
+        ("nothing", "loses no event"),
+        ("cut losses", r"same rows for batches of \[1, 1, 1, 1\]"),
         ("gives", "gives Scored"),
         ("users", "keeps users apart"),
         ("size", "has a state of bounded size"),

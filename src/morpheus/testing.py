@@ -154,13 +154,13 @@ def check_stage(stage: Transform, batch: Batch) -> None:
     >>> from morpheus.stages.add_scores import AddClass
     >>> check_stage(AddClass(), make_scored(make_events(range(5)), [0, 1, 2, 3, 4]))
     """
-    before, gives = batch.table.to_frame().clone(), stage.gives or type(batch)
+    before, gives = _concat_frames([batch]).clone(), stage.gives or type(batch)
     outputs = run_stage(stage, [batch])
     whole, filtered = _concat_frames(outputs), sum(each.filtered for each in outputs)
     _require(isinstance(batch, stage.takes), f"takes {[kind.__name__ for kind in stage.takes]}")
     _require(all(isinstance(each, gives) for each in outputs), f"gives {gives.__name__}")
     _require(whole.height + filtered == batch.table.height, "loses no event that it does not count")
-    _require(batch.table.to_frame().equals(before), "does not change the batch it is given")
+    _require(_concat_frames([batch]).equals(before), "does not change the batch it is given")
     _require(_concat_frames(run_stage(stage, [batch])).equals(whole), "gives the same again")
     sent = _send(stage)
     _require(sent == stage, "is the same in another process")
@@ -230,9 +230,21 @@ def split_batch(batch: Batch, sizes: Sequence[int]) -> Iterator[Batch]:
         start += frame.height
 
 
+_LOSSES = "_losses_"
+"""Temporary column of the losses."""
+
+
 def _concat_frames(batches: Iterator[Batch] | Sequence[Batch]) -> pl.DataFrame:
-    frames = [batch.table.to_frame() for batch in batches]
+    """Return the rows of some batches, with their losses."""
+    frames = [_add_losses(batch) for batch in batches] or [pl.DataFrame()]
     return pl.concat([frame for frame in frames if frame.height] or frames[:1])
+
+
+def _add_losses(batch: Batch) -> pl.DataFrame:
+    frame = batch.table.to_frame()
+    if isinstance(batch, Losses | Scored) and len(batch.losses) == frame.height:
+        return frame.with_columns(pl.Series(_LOSSES, batch.losses.tolist(), pl.List(pl.Float64)))
+    return frame
 
 
 def _require(holds: bool, law: str) -> None:  # noqa: FBT001 - what is claimed, as of `assert`
