@@ -107,14 +107,6 @@ def test_a_known_value_is_rare_with_how_often_or_unusual_together(share, dominat
     assert reason_for(make_reason(marginal_dominates=dominates), facts=facts) == words
 
 
-def test_no_value_is_rarer_than_one_of_the_events_of_the_history():
-    facts = replace(GET, frequency={"agent": 1 / 11_000})
-    words = "`get` with agent `kali`, rare for this user."
-    assert reason_for(make_reason(marginal_dominates=True), facts=facts) == words
-    facts = replace(GET, frequency={"agent": 1 / OWN.events})
-    assert "(1 in " in reason_for(make_reason(marginal_dominates=True), facts=facts)
-
-
 def test_a_usual_value_beside_a_new_one_is_called_neither_new_nor_rare():
     facts = replace(GET, frequency={"agent": 0.4})
     columns = make_reason(column="action", value="get", new=True), make_reason()

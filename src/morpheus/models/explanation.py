@@ -263,10 +263,6 @@ class Explanation(msgspec.Struct, frozen=True):
         return tuple((large or top[:1])[:max_columns])
 
 
-_ONE_EVENT = 0.999
-"""One event, without what rounding takes away."""
-
-
 @dataclass(frozen=True)
 class EventFacts:
     """What the reason of an event says besides its explanation.
@@ -617,13 +613,10 @@ class _Sentence:
 
     def _frequency_part(self, reason: ColumnReason) -> _Part:
         """Return how often the user has a value that is rare, but known."""
-        share = self.facts.frequency.get(reason.column, 0.0)
+        share = self.facts.frequency.get(reason.column)
         known = not (reason.new or reason.distance is not None or self._is_joint(reason))
-        # Events of unusual days count in part. What is rarer than one event of the history is a
-        # result of that, and no fact about the log.
-        known = known and share * self.explanation.background.events > _ONE_EVENT
         is_class = reason.column.startswith(NOVELTY_PREFIX)
-        text = f" (1 in {_round_two(1 / share):,} events)" if known else ""
+        text = f" (1 in {_round_two(1 / share):,} events)" if known and share else ""
         return _Part("" if is_class else text, priority=4)
 
     def _context_part(self, priority: int) -> _Part:
