@@ -18,9 +18,9 @@ BUDGET = "--alerts_per_day=2"
 
 @pytest.fixture(scope="module")
 def noisy(tmp_path_factory: pytest.TempPathFactory) -> Detected:
-    """A company of twelve with a noisy user, after a first run."""
+    """A company of eight with a noisy user, after a first run."""
     folder = tmp_path_factory.mktemp("noisy")
-    make_fleet(folder, "--users=12", "--days=56", "--training=28", "--noisy=1", "--seed=3")
+    make_fleet(folder, "--users=8", "--days=42", "--training=21", "--noisy=1", "--seed=3")
     return detect(folder, "bucket/json", BUDGET)
 
 
