@@ -124,12 +124,28 @@ def frame_of_extra(user, number):
     return work(user, [0]).head(1).with_columns(when, **{k: pl.lit(v) for k, v in values.items()})
 
 
-def run(base, alerts=None, threads=1, source=None, serialize=None, **options):
+LEARN = TrainAe(train_data_glob="x", train_min_history=100)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Fingerprints of all users, for the tests that do not change what is trained on."""
+    folder = tmp_path_factory.mktemp("fleet")
+    (folder / "columns.txt").write_text("action\naddress\nagent\nkind\n")
+    options = PipelineOptions(columns_file=str(folder / "columns.txt"), num_threads=1)
+    models = str(folder / "models")
+    stages = [FromFleet(users=24, days=1), replace(LEARN, models_output_filename=models)]
+    stages += [Preprocess(), InfPytorch(), AddScores(), Serialize(), Collect(rows=[])]
+    Pipeline(stages, options).run()
+    return TrainAe(pretrained_filename=models)
+
+
+def run(base, learn, alerts=None, *, threads=1, source=None, serialize=None, **options):  # noqa: PLR0913 - the parts of a run
     sink = []
     stages = [
         source or FromFleet(),
         *(
-            TrainAe(train_data_glob="x", train_min_history=100),
+            learn,
             Preprocess(),
             InfPytorch(),
             AddScores(label=(RISK,)),
@@ -161,6 +177,7 @@ ALL_EVENTS = 12 * DAYS * EVENTS + 3
 )
 def test_a_filter_behind_explain_saves_work_and_changes_no_row(
     columns,  # noqa: F811 - the fixture
+    store,
     monkeypatch,
     choice,
     unbounded,
@@ -176,8 +193,7 @@ def test_a_filter_behind_explain_saves_work_and_changes_no_row(
     for between in ((), (Monitor(),)):  # with a stage between, all events are explained
         explained.append(0)
         sink = []
-        learn = TrainAe(train_data_glob="x", train_min_history=100)
-        stages = [FromFleet(unbounded=unbounded), learn, Preprocess(), InfPytorch()]
+        stages = [FromFleet(unbounded=unbounded), store, Preprocess(), InfPytorch()]
         stages += [AddScores(label=(RISK,)), Explain(), *between, choice, Serialize()]
         options = PipelineOptions(columns_file=columns.columns_file, num_threads=1, labels=(RISK,))
         Pipeline([*stages, Collect(rows=sink)], options).run()
@@ -201,11 +217,11 @@ def write_rule(folder, condition, user="user7"):
 
 
 @pytest.mark.parametrize("unbounded", [False, True])
-def test_a_muted_user_has_no_alert_and_the_others_have_theirs(columns, tmp_path, unbounded):  # noqa: F811 - the fixture
+def test_a_muted_user_has_no_alert_and_the_others_have_theirs(columns, store, tmp_path, unbounded):  # noqa: F811 - the fixture
     source = FromFleet(unbounded=unbounded)
-    _, every = run(columns, 1.0, source=source)
+    _, every = run(columns, store, 1.0, source=source)
     metrics, rows = run(
-        columns, 1.0, source=source, suppressions=(write_rule(tmp_path, "mute = true"),)
+        columns, store, 1.0, source=source, suppressions=(write_rule(tmp_path, "mute = true"),)
     )
     assert_frame_equal(rows, every.filter(pl.col("user") != "user7"))
     dropped = every.filter(user="user7").height
@@ -216,9 +232,9 @@ def test_a_muted_user_has_no_alert_and_the_others_have_theirs(columns, tmp_path,
 
 @pytest.mark.parametrize("unbounded", [False, True])
 @pytest.mark.parametrize("most", [None, 0.5])
-def test_every_event_is_part_of_an_alert_or_counted_as_dropped(columns, unbounded, most):  # noqa: F811 - the fixture
+def test_every_event_is_part_of_an_alert_or_counted_as_dropped(columns, store, unbounded, most):  # noqa: F811 - the fixture
     source = FromFleet(unbounded=unbounded)
-    metrics, rows = run(columns, 1.0, source=source, max_alerts_per_day=most)
+    metrics, rows = run(columns, store, 1.0, source=source, max_alerts_per_day=most)
     assert metrics.input.read == ALL_EVENTS
     assert rows.height + metrics.filtered == ALL_EVENTS
     report = metrics.budget_report
@@ -228,14 +244,14 @@ def test_every_event_is_part_of_an_alert_or_counted_as_dropped(columns, unbounde
 
 
 @pytest.mark.parametrize("unbounded", [False, True])
-def test_the_days_of_intruders_are_the_alerts_of_a_small_budget(columns, unbounded):  # noqa: F811 - the fixture
-    _, rows = run(columns, 1.0, source=FromFleet(unbounded=unbounded))
+def test_the_days_of_intruders_are_the_alerts_of_a_small_budget(columns, store, unbounded):  # noqa: F811 - the fixture
+    _, rows = run(columns, store, 1.0, source=FromFleet(unbounded=unbounded))
     assert user_days(rows) == set(INTRUSIONS)
 
 
 @pytest.mark.parametrize("unbounded", [False, True])
-def test_rows_of_an_alert_have_the_id_and_the_severity_of_their_incident(columns, unbounded):  # noqa: F811 - the fixture
-    _, rows = run(columns, 1.0, source=FromFleet(unbounded=unbounded))
+def test_rows_of_an_alert_have_the_id_and_the_severity_of_their_incident(columns, store, unbounded):  # noqa: F811 - the fixture
+    _, rows = run(columns, store, 1.0, source=FromFleet(unbounded=unbounded))
     dates = rows[TIME].cast(pl.String).str.slice(0, 10).alias("date")
     assert rows["incident_id"].to_list() == [
         incident_id(user, day) for user, day in rows.with_columns(dates)["user", "date"].rows()
@@ -249,41 +265,41 @@ def test_rows_of_an_alert_have_the_id_and_the_severity_of_their_incident(columns
     assert unbounded or highest["different"].to_list() == [1] * highest.height
 
 
-def test_columns_of_incidents_can_be_left_out(columns):  # noqa: F811 - the fixture
-    _, rows = run(columns, 1.0, serialize=Serialize(exclude=("incident_",)))
+def test_columns_of_incidents_can_be_left_out(columns, store):  # noqa: F811 - the fixture
+    _, rows = run(columns, store, 1.0, serialize=Serialize(exclude=("incident_",)))
     assert not {"incident_id", "incident_severity"} & set(rows.columns)
     assert user_days(rows) == set(INTRUSIONS)
 
 
-def test_a_log_with_a_column_of_such_a_name_is_rejected(columns):  # noqa: F811 - the fixture
+def test_a_log_with_a_column_of_such_a_name_is_rejected(columns, store):  # noqa: F811 - the fixture
     with pytest.raises(UsageError, match=r"filter: the log has a column `incident_id`.*Rename it"):
-        run(columns, 1.0, source=FromFleet(own_ids=True))
+        run(columns, store, 1.0, source=FromFleet(own_ids=True))
 
 
-def test_larger_budget_gives_the_same_alerts_and_more(columns):  # noqa: F811 - the fixture
-    found = [run(columns, alerts) for alerts in (1.0, 4.0, 12.0)]
+def test_larger_budget_gives_the_same_alerts_and_more(columns, store):  # noqa: F811 - the fixture
+    found = [run(columns, store, alerts) for alerts in (1.0, 4.0, 12.0)]
     for (few_metrics, few), (many_metrics, many) in pairwise(found):
         assert user_days(few) < user_days(many)
         assert set(few.rows()) < set(many.rows())
         assert few_metrics.budget_report.wanted < many_metrics.budget_report.wanted
 
 
-def test_what_came_next_is_above_the_threshold_and_is_an_alert_of_a_larger_budget(columns):  # noqa: F811 - the fixture
-    report, rows = run(columns, 1.0)
+def test_what_came_next_is_above_the_threshold_and_is_an_alert_of_a_larger_budget(columns, store):  # noqa: F811 - the fixture
+    report, rows = run(columns, store, 1.0)
     next_pvalue = report.budget_report.next_pvalue
     assert next_pvalue > 1.0 / 12, "six alerts are wanted among 72 user-days"
-    _, more = run(columns, 12 * next_pvalue * 1.001)
+    _, more = run(columns, store, 12 * next_pvalue * 1.001)
     assert len(user_days(more)) > len(user_days(rows))
 
 
-def test_no_budget_gives_no_alert(columns):  # noqa: F811 - the fixture
-    metrics, rows = run(columns, 0.0)
+def test_no_budget_gives_no_alert(columns, store):  # noqa: F811 - the fixture
+    metrics, rows = run(columns, store, 0.0)
     assert (rows.height, metrics.filtered, metrics.budget_report.alerts) == (0, ALL_EVENTS, 0)
 
 
 def test_alerts_do_not_depend_on_the_number_of_threads(columns):  # noqa: F811 - the fixture
     (first_metrics, first), (second_metrics, second) = (
-        run(columns, 4.0, threads) for threads in (1, 2)
+        run(columns, LEARN, 4.0, threads=threads) for threads in (1, 2)
     )
     assert_frame_equal(first, second)
     assert first_metrics.budget_report == second_metrics.budget_report
@@ -291,15 +307,15 @@ def test_alerts_do_not_depend_on_the_number_of_threads(columns):  # noqa: F811 -
 
 
 @pytest.mark.parametrize("unbounded", [False, True])
-def test_suppressions_drop_alerts_and_do_not_change_the_others(columns, tmp_path, unbounded):  # noqa: F811 - the fixture
+def test_suppressions_drop_alerts_and_do_not_change_the_others(columns, store, tmp_path, unbounded):  # noqa: F811 - the fixture
     source = FromFleet(unbounded=unbounded)
-    expected, all_rows = run(columns, 1.0, source=source)
+    expected, all_rows = run(columns, store, 1.0, source=source)
     path = tmp_path / "suppressions.toml"
     path.write_text(
         'format = "morpheus-suppressions"\nversion = 1\n[[suppression]]\n'
         'where.address = "cafe"\nusers = ["user7"]\nuntil = 9999-01-01\nreason = "test"\n'
     )
-    metrics, rows = run(columns, 1.0, source=source, suppressions=(str(path),))
+    metrics, rows = run(columns, store, 1.0, source=source, suppressions=(str(path),))
     suppressed = (pl.col("user") == "user7") & (pl.col("address") == "cafe")
     assert_frame_equal(rows, all_rows.filter(~suppressed))
     assert metrics.suppressed.total() == all_rows.filter(suppressed).height > 0
@@ -312,18 +328,18 @@ def test_suppressions_drop_alerts_and_do_not_change_the_others(columns, tmp_path
 @pytest.mark.parametrize("budget", [1.0, 4.0])
 @pytest.mark.parametrize("when", [-5, 4000])
 def test_one_outlying_event_in_a_history_hardly_changes_the_number_of_alerts(columns, budget, when):  # noqa: F811 - the fixture
-    expected, _ = run(columns, budget)
+    expected, _ = run(columns, LEARN, budget)
     for user in ("user0", "user7"):
-        found, _ = run(columns, budget, source=FromFleet(extra=((user, when),)))
+        found, _ = run(columns, LEARN, budget, source=FromFleet(extra=((user, when),)))
         alerts = found.budget_report.alerts, expected.budget_report.alerts
         assert abs(alerts[0] - alerts[1]) < 0.1 * alerts[1]
         assert found.budget_report.wanted == expected.budget_report.wanted
 
 
 @pytest.mark.parametrize("when", [-3000, 4000])
-def test_one_event_with_a_wrong_date_in_the_input_adds_no_alerts(columns, when):  # noqa: F811 - the fixture
-    expected, _ = run(columns, 4.0, source=FromFleet(users=24))
-    found, rows = run(columns, 4.0, source=FromFleet(users=24, misdated=(("user1", when),)))
+def test_one_event_with_a_wrong_date_in_the_input_adds_no_alerts(columns, store, when):  # noqa: F811 - the fixture
+    expected, _ = run(columns, store, 4.0, source=FromFleet(users=24))
+    found, rows = run(columns, store, 4.0, source=FromFleet(users=24, misdated=(("user1", when),)))
     assert found.budget_report.wanted == expected.budget_report.wanted
     others = {(user, number) for user, number in user_days(rows) if user != "user1"}
     assert abs(len(others) - expected.budget_report.alerts) <= 1
@@ -372,9 +388,9 @@ def test_what_quiet_days_leave_can_be_used_later_and_not_twice():
     assert Counter(day for _, day in limit_by_bucket(busy, 0.5)) == {30: 3, 37: 3}
 
 
-def test_a_maximum_keeps_the_most_unusual_days_and_counts_the_others(columns):  # noqa: F811 - the fixture
-    _, rows = run(columns, 4.0)
-    metrics, kept = run(columns, 4.0, max_alerts_per_day=1.0)
+def test_a_maximum_keeps_the_most_unusual_days_and_counts_the_others(columns, store):  # noqa: F811 - the fixture
+    _, rows = run(columns, store, 4.0)
+    metrics, kept = run(columns, store, 4.0, max_alerts_per_day=1.0)
     report = metrics.budget_report
     check_maximum(user_days(kept), 1.0)
     assert user_days(kept) < user_days(rows)
@@ -382,8 +398,8 @@ def test_a_maximum_keeps_the_most_unusual_days_and_counts_the_others(columns):  
     assert ("user7", 4) in user_days(kept), "the most unusual of its day"
 
 
-def test_days_without_risk_take_nothing_from_the_maximum(columns):  # noqa: F811 - the fixture
-    metrics, rows = run(columns, 100.0, max_alerts_per_day=9.0)
+def test_days_without_risk_take_nothing_from_the_maximum(columns, store):  # noqa: F811 - the fixture
+    metrics, rows = run(columns, store, 100.0, max_alerts_per_day=9.0)
     assert metrics.budget_report.capped == 0
     assert len(user_days(rows)) < 9 * DAYS < metrics.budget_report.days
 
@@ -424,7 +440,7 @@ def test_the_threshold_of_a_stream_follows_the_number_of_alerts(bias):
     batches = [
         make_candidates([day], [min(rng.uniform() * bias, 1)], f"u{user}")
         for day in range(150)
-        for user in range(60)
+        for user in range(20)
     ]
     kept, report = judge(batches, alerts=4.0)
     per_day = Counter(day for _, day in kept)
