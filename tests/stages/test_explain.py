@@ -415,6 +415,31 @@ def test_events_that_do_not_add_to_the_risk_are_not_named_as_earlier_ones(ann):
     assert "`get`" not in out["reason"][-1].partition(" after ")[2]
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("hourkind", "weekend 18", "after unusual events"),
+        ("hourofweek", "Saturday 18", "after unusual events"),
+        ("new:agent", "True", "after unusual events"),
+        ("address", None, "after unusual events"),
+        ("address", "404", "after unusual events"),
+        ("address", "moon", "after unusual `moon`"),
+    ],
+)
+def test_earlier_events_without_an_action_are_named_by_values_that_need_no_column_name(
+    column, value, words
+):
+    frame = day().select("agent", "kind", pl.col("address").alias(column))
+    model = fit_fingerprint("ann", frame, frame.columns, times=times(frame.height))
+    usual = {"agent": "web", "kind": "user", column: "office"}
+    out = explain_rows(model, [*[usual | {column: value}] * 3, usual])
+    reason = out["reason"][-1]
+    assert "fter " in reason, reason
+    assert words in reason.lower()
+    assert "`moon`" in reason or "`" not in reason, reason
+    assert "no value" not in reason
+
+
 def test_a_value_that_the_history_has_seldom_is_rare_with_how_often():
     frame = day().with_columns(agent=pl.Series(["curl"] * 2 + day()["agent"].to_list()[2:]))
     out = explain_rows(fingerprint(frame), [USUAL | {"agent": "curl"}], options=DESCRIBED)

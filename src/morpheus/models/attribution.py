@@ -640,7 +640,7 @@ class EarlierActions(msgspec.Struct):
         """Add a batch of events, and return the earlier actions of some of them.
 
         Args:
-            texts: Returns the actions of some events.
+            texts: Returns the actions of some events; empty text for an action without a name.
             days: Number of the day of each event, (rows,).
             own: Risk of each event itself, (rows,).
             anomalous: Which events are anomalous, (rows,).

@@ -275,7 +275,8 @@ class EventFacts:
             the history has, and only if there are other users.
         time: Time of day and weekday, such as `03:12 on a Saturday`.
         is_outside_hours: Whether the user is never active at that time.
-        earlier: Latest unusual actions before, the latest first.
+        earlier: Latest unusual actions before, the latest first. Empty text stands for one that has
+            no name.
         is_same_day: Whether they are of the same day.
     """
 
@@ -327,7 +328,7 @@ _DERIVED_ROLES = {
     "addresskind": ColumnRole("from", "kind of address", _SOURCE),
     "agentfamily": ColumnRole("with", "kind of program", _AGENT),
 }
-_HOUR_COLUMNS = frozenset({"hourofweek", "hourkind"})
+HOUR_COLUMNS = frozenset({"hourofweek", "hourkind"})
 _IDENTIFIER_NAME = re.compile(r"(?:id|Id|ID|arn|Arn|ARN|[kK]ey)$")
 _MAX_LABEL = 28  # characters of a label
 _MAX_ESCAPED = 200  # characters of a value that are escaped, before it is shortened to its place
@@ -532,7 +533,7 @@ class _Sentence:
         """Yield the other columns, and the time."""
         others = [reason for reason in self._columns if reason is not self._action]
         shown = [
-            reason for reason in others if reason.column not in _HOUR_COLUMNS or not self.facts.time
+            reason for reason in others if reason.column not in HOUR_COLUMNS or not self.facts.time
         ]
         has_action = self.facts.action is not None
         quiet = self._action is None or self._is_joint(self._action)
@@ -545,7 +546,7 @@ class _Sentence:
             yield _Part(f", unusual {'together' if is_several else 'in this combination'}")
         hours = len(others) > len(shown)
         if self.facts.time and (hours or (self.facts.is_outside_hours and self._columns)):
-            is_main = self._main is not None and self._main.column in _HOUR_COLUMNS
+            is_main = self._main is not None and self._main.column in HOUR_COLUMNS
             yield _Part(f", at {self.facts.time}", priority=0 if is_main else 1)
 
     @cached_property
@@ -629,7 +630,10 @@ class _Sentence:
         separator = ", " if self._columns else " "
         if not facts.earlier:
             return _Part(f"{separator}after slightly unusual events{labels}", priority=priority)
-        return _Part(f"{separator}after unusual ", facts.earlier, labels, priority)
+        names = tuple(filter(None, facts.earlier))
+        if not names:
+            return _Part(f"{separator}after unusual events{labels}", priority=priority)
+        return _Part(f"{separator}after unusual ", names, labels, priority)
 
     def _iter_notes(self) -> Iterator[_Part]:
         """Yield what other users do, whose history was used, and the full stop."""

@@ -6,6 +6,7 @@ the reasons of its events. `morpheus.models.explanation` has the JSON format and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,12 +16,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from morpheus.columns import RISK, TIME, ExplanationColumns, LogDescription
+from morpheus.columns import DAY_COUNTS, RISK, TIME, ExplanationColumns, LogDescription
 from morpheus.core.batch import Scored, Table
 from morpheus.core.stage import Requirements, SelectsByRisk, StageContext, Transform, option
 from morpheus.core.state import State
 from morpheus.errors import UsageError
-from morpheus.features.encoder import UNKNOWN, EncodedRows
+from morpheus.features.derived import NOVELTY_PREFIX
+from morpheus.features.encoder import UNKNOWN, Category, EncodedRows
 from morpheus.models.attribution import (
     ColumnAttribution,
     ColumnContribution,
@@ -32,6 +34,7 @@ from morpheus.models.attribution import (
 from morpheus.models.calibration import ModelSummary, hour_of_week
 from morpheus.models.daily_usage import DailyScores, DayRecord, UsageState
 from morpheus.models.explanation import (
+    HOUR_COLUMNS,
     MIN_CONTEXT_SHARE,
     Baseline,
     ColumnReason,
@@ -49,6 +52,7 @@ from morpheus.text import display_value, suggest
 
 ANOMALY_QUANTILE = 0.99
 """An event is anomalous if its surprisal is above this quantile of the validation risks."""
+_NUMBER = re.compile(r"\s*[-+]?[\d.,]+(?:[eE][-+]?\d+)?\s*")
 MIN_HOURS_WEEKS, MIN_HOURS_EVENTS = 2.0, 100
 """Weeks and own events of a history from which hours without any event are unusual."""
 MAX_HOURS_OFF = 6
@@ -428,17 +432,37 @@ class FactFinder:
         return found
 
     def _name_events(self, events: NDArray[np.intp]) -> list[str]:
-        """Return the action of some events; else the value that is most unusual in each."""
+        """Return the action of some events; else the value that is most unusual in each.
+
+        A value that says nothing without the name of its column is left out, and its text is empty:
+        an hour, a number, or whether a value is new.
+        """
         if not len(events):
             return []
-        texts, names = [], self.attribution.encoder.names
         columns = self.scores.shares[events].argmax(1)
-        for event, column in zip(events.tolist(), columns.tolist(), strict=True):
-            action, name = self._actions[event][0], names[column]
-            if action is None and name in self.table:
-                action = self.table[name].cast(pl.String)[event]
-            texts.append(display_value("no value" if action is None else action))
-        return texts
+        columns = np.where(self._is_telling[columns], columns, -1)
+        texts = (
+            self._actions[event][0] or self._read_value(event, column)
+            for event, column in zip(events.tolist(), columns.tolist(), strict=True)
+        )
+        return [display_value(text) if text else "" for text in texts]
+
+    def _read_value(self, event: int, column: int) -> str:
+        name = self.attribution.encoder.names[column] if column >= 0 else ""
+        text = self.table[name].cast(pl.String)[event] if name in self.table else None
+        return "" if text is None or _NUMBER.fullmatch(text) else str(text)
+
+    @cached_property
+    def _is_telling(self) -> NDArray[np.bool_]:
+        """Which columns have values that a reader understands without their names, (columns,)."""
+        return np.array(
+            [
+                isinstance(column, Category)
+                and column.name not in HOUR_COLUMNS | DAY_COUNTS
+                and not column.name.startswith(NOVELTY_PREFIX)
+                for column in self.attribution.encoder.columns
+            ]
+        )
 
     @cached_property
     def _times(self) -> list[str]:
