@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import uuid
 from collections.abc import Callable, Sequence
@@ -207,6 +208,45 @@ def test_a_file_that_grows_is_taken_line_by_line_without_event_ids(
     schedule.run(START + 6 * HOUR + MINUTE, duration="1h", lag="20m", look_back="6h")
     first = START + HOUR + MINUTE - 80 * MINUTE
     assert schedule.names() == [name for name, time in expected if time >= first]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+@pytest.mark.parametrize("lines", [3, 40_000])
+def test_a_last_line_that_is_being_written_is_left_to_the_next_run(
+    schedule: Schedule, kind: str, lines: int
+) -> None:
+    events = [event(n, START + 50 * MINUTE + n * MINUTE / 1000, unique=False) for n in range(lines)]
+    if kind == "csv":
+        rows = (f'{each["eventTime"]},"{each["eventName"]}","ann"' for each in events)
+        text = "\n".join(["eventTime,eventName,userIdentity.userName", *rows])
+    else:
+        text = "\n".join(map(json.dumps, events))
+    text += "\n"
+    file = schedule.logs / f"events.{kind}"
+    with file.open("w") as log:
+        for cut in (len(text) - 20, len(text) - 10, len(text)):
+            log.write(text[log.tell() : cut])
+            log.flush()
+            metrics = schedule.run(START + 2 * HOUR, **LAG)
+            assert metrics.input.refused == 0
+            shown = any("last line of" in line for line in format_metrics(metrics))
+            assert shown == (cut < len(text))
+    assert schedule.names() == sorted(str(each["eventName"]) for each in events)
+
+
+@pytest.mark.parametrize("minutes", [0, 2])
+def test_a_row_without_a_line_feed_is_taken_once_the_file_has_not_changed_for_a_minute(
+    schedule: Schedule, minutes: int
+) -> None:
+    file = schedule.logs / "events.csv"
+    file.write_text(
+        "eventTime,eventName,userIdentity.userName\n2026-01-05T09:00:00Z,a,ann\n"
+        "2026-01-05T09:01:00Z,b,ann"
+    )
+    assert schedule.run(START + 2 * HOUR, **LAG).input.accepted == 1
+    changed = datetime.now(UTC).timestamp() - 60 * minutes
+    os.utime(file, (changed, changed))
+    assert schedule.run(START + 2 * HOUR, **LAG).input.accepted == bool(minutes)
 
 
 def test_a_file_in_the_place_of_a_removed_one_is_read(schedule: Schedule) -> None:

@@ -215,6 +215,7 @@ class FileIngest:
             _record_skipped(metrics.input, self.files, found)
             if self.memory is not None:
                 paths = self.memory.choose(paths, metrics.input)
+                self.memory.leave_unfinished(paths, self._find_unfinished, metrics.input)
         spec = replace(self.make_partition_spec(), late=late)
         with SpillDir() as spill_dir:
             if isinstance(pool, WorkerPool):
@@ -227,6 +228,17 @@ class FileIngest:
 
                 remote = DistributedPartitionStore(spec, self.memory_budget, self.sample_spec, pool)
                 yield IngestRun(ingest, metrics, remote).partitions(paths, training_input)
+
+    def _find_unfinished(self, path: LogPath) -> int | None:
+        """Return where the last line of a file begins, if it is being written; else None."""
+        from morpheus.sources.watcher import find_unfinished_line  # noqa: PLC0415 - for --state
+
+        if not isinstance(path, Path):
+            return None  # objects appear when they are complete
+        try:
+            return find_unfinished_line(path, is_csv=self.files.detect_type(path) == "csv")
+        except OSError:
+            return None  # the reader says what is wrong
 
     def _plan_period(self) -> tuple[FileDiscovery, LateEvents]:
         """Return what finds the files of this run, and which events are late.
@@ -449,7 +461,7 @@ class IngestRun(Generic[DatasetT, PartitionT]):
         lateness = self.metrics.lateness if self._is_unbounded else None
         memory = self.ingest.memory
         if memory is not None:
-            task = replace(task, taken=memory.find_taken(paths))
+            task = replace(task, taken=memory.find_taken(paths), ends=memory.ends)
         elif self.ingest.repeat == 1 and self.ingest.frames is None and len(paths) < _MAX_NOTED:
             task = replace(task, taken={})  # so that the times of events are noted
         events = self._read_dataset(task, paths, self.metrics.input)

@@ -145,6 +145,7 @@ class Reader:
         in_memory: Whether events come from a data frame, for messages.
         taken: Parts of files that earlier runs have taken, by name of the file; None if no run
             remembers them.
+        ends: Offsets at which to stop reading, by name of the file: the last line is left.
     """
 
     log_format: LogFormat
@@ -160,6 +161,7 @@ class Reader:
     compare_actors: bool = True
     in_memory: bool = False
     taken: Mapping[str, Sequence[TakenPart]] | None = None
+    ends: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def actor_sampler(self) -> ActorSampler:
@@ -251,7 +253,8 @@ class Reader:
             ):
                 yield from self._read_in_blocks(path, file_type)
             else:
-                yield self._read_whole(path, file_type, prefetcher.read(path))
+                data = prefetcher.read(path)
+                yield self._read_whole(path, file_type, data[: self.ends.get(str(path))])
         except LargeFileError:
             yield from self._read_large(path, file_type)
         except RecordError as error:
@@ -284,13 +287,13 @@ class Reader:
     ) -> Iterator[tuple[RecordChunk, pl.DataFrame | None]]:
         if file_type == "json":
             first_index = 0
-            blocks = read_blocks(path, self._block_size, self.limits)
+            blocks = self._read_blocks(path)
             finder = self.log_format.record_finder
             for records in split_record_blocks(blocks, finder, path, self.limits):
                 yield _make_chunk(path, records, first_index, BLOCK_SIZE), None
                 first_index += len(records.raw_records)
         elif file_type == "csv":
-            blocks = read_blocks(path, self._block_size, self.limits)
+            blocks = self._read_blocks(path)
             drop = self.log_format.drop_characters
             for table in read_csv_blocks(blocks, path, drop, self.limits):
                 yield self._from_table(path, table, file_type)
@@ -300,6 +303,12 @@ class Reader:
             drop, kept = self.log_format.drop_characters, self._nested_columns
             for table in read_parquet_blocks(path, _FLUSH_RECORDS, drop, kept, self.limits):
                 yield self._from_table(path, table, file_type)
+
+    def _read_blocks(self, path: LogPath) -> Iterator[bytes]:
+        left = self.ends.get(str(path))
+        for block in read_blocks(path, self._block_size, self.limits):
+            yield block[:left]
+            left = None if left is None else max(0, left - len(block))
 
     @property
     def _block_size(self) -> int:
@@ -927,6 +936,7 @@ class ReadTask:
             advice.
         frame: Events in memory, which are read in place of files; None to read files.
         taken: Parts of files that earlier runs have taken; see `Reader`.
+        ends: Offsets at which to stop reading; see `Reader`.
     """
 
     log_format: LogFormat
@@ -946,6 +956,7 @@ class ReadTask:
     compare_actors: bool = True
     frame: pl.DataFrame | None = field(default=None, compare=False, repr=False)
     taken: Mapping[str, Sequence[TakenPart]] | None = field(default=None, repr=False)
+    ends: Mapping[str, int] = field(default_factory=dict)
 
     def __getstate__(self) -> dict[str, object]:
         """Return what goes to another process."""
@@ -989,6 +1000,7 @@ class ReadTask:
             compare_actors=self.compare_actors,
             in_memory=self.frame is not None,
             taken=self.taken,
+            ends=self.ends,
         )
         in_memory = self.frame
         for frame in (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
@@ -339,6 +339,8 @@ class FileMemory:
         period: The period of this run; None before it is planned.
         marks: The files that this run reads, by name.
         hours: Hours with events of each folder, those of earlier runs included.
+        ends: Where the last line of a file begins that is being written, by name of the file. The
+            next run reads it.
     """
 
     saved: TakenFiles
@@ -346,6 +348,7 @@ class FileMemory:
     period: Period | None = None
     marks: dict[str, _FileMark] = field(default_factory=dict)
     hours: dict[str, set[int]] = field(default_factory=dict)
+    ends: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def restore(cls, data: bytes | None, look_back: timedelta) -> Self:
@@ -418,6 +421,27 @@ class FileMemory:
             if mark is not None:
                 self.marks[str(path)] = mark
         return chosen
+
+    def leave_unfinished(
+        self, paths: Iterable[LogPath], find: Callable[[LogPath], int | None], stats: ReadStats
+    ) -> None:
+        """Leave the last lines that are being written to the next run.
+
+        Args:
+            paths: The files.
+            find: Returns where such a line of a file begins; None if it has none.
+            stats: Names the first few files.
+        """
+        for path in paths:
+            end, mark = find(path), self.marks.get(str(path))
+            if end is not None and mark is not None:
+                self.ends[str(path)] = end
+                # The file counts as changed in the next run, also if nothing is added to it.
+                self.marks[str(path)] = mark._replace(stamp=~mark.stamp)
+        names = list(self.ends)
+        stats.not_read += [f"the last line of {name}, which is not complete" for name in names[:5]]
+        if len(names) > 5:  # noqa: PLR2004 - as many as are named
+            stats.not_read.append(f"the last lines of {len(names) - 5} more files")
 
     def find_taken(self, paths: Iterable[LogPath]) -> dict[str, tuple[TakenPart, ...]]:
         """Return which parts of some files earlier runs have taken, by name of the file."""

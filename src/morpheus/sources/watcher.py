@@ -668,6 +668,28 @@ def _has_lines(file: IO[bytes], *, is_csv: bool) -> bool:
     return bool(end) and (is_csv or _is_json_object(line.removeprefix(_BOM)))
 
 
+def find_unfinished_line(path: Path, *, is_csv: bool) -> int | None:
+    """Return where the last line of a file begins, if it is being written; else None.
+
+    That is a JSON object without its end, or a row without a line feed in a CSV file that changed
+    less than a minute ago.
+
+    Args:
+        path: The file.
+        is_csv: Whether it is CSV, not JSON.
+    """
+    stamp = _stat(path)[1]
+    with path.open("rb") as file:
+        file.seek(max(0, stamp.size - 1))
+        if file.read(1) in {b"", b"\n"} or not _has_lines(file, is_csv=is_csv):
+            return None
+        if is_csv and not _is_young(stamp):
+            return None
+        start = _find_end_of_lines(file, 0, stamp.size, is_csv=is_csv)
+        file.seek(start)
+        return None if not is_csv and _is_json_object(file.read()) else start
+
+
 def _is_young(stamp: FileStamp) -> bool:
     return abs(time.time() - stamp.modified / 1e9) < _YOUNG_SECONDS
 
