@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -561,6 +562,16 @@ def test_a_queue_that_cannot_be_reached_at_the_start_is_waited_for(
     server.stop()
     assert run.numbers == [1, 2]
     assert queue.messages == []
+
+
+@pytest.mark.usefixtures("lake")
+def test_a_server_that_never_answers_is_named_soon() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/{ACCOUNT}/logs"
+        begin = time.monotonic()
+        with pytest.raises(TransientError, match=f"{url} cannot be reached .Read timeout"):
+            SqsQueue(url).receive(0)
+        assert time.monotonic() - begin < 30
 
 
 def test_denied_access_to_the_queue_names_the_permission(run: Run) -> None:

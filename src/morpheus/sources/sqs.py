@@ -193,6 +193,9 @@ _THROTTLED_CODES = re.compile(r"Throttl|OverLimit|TooManyRequests", re.IGNORECAS
 _NO_QUEUE_CODES = re.compile(r"NonExistentQueue|QueueDoesNotExist|InvalidAddress")
 _BATCH = 10
 """Number of messages of a request; SQS accepts no more."""
+_ATTEMPTS, _CONNECT_SECONDS, _ANSWER_SECONDS = 2, 5, 10
+"""How patient a call is. The receiver tries again by itself, and says why, and a run that stops
+must not wait long. A request waits 2 seconds for messages."""
 
 
 @dataclass
@@ -302,7 +305,11 @@ def _make_client(url: str) -> Any:  # noqa: ANN401 - boto3 has no types
         "sqs",
         region_name=region,
         endpoint_url=None if is_old else f"{parts.scheme}://{parts.netloc}",
-        config=Config(retries={"mode": "standard"}, connect_timeout=10, read_timeout=30),
+        config=Config(
+            retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+            connect_timeout=_CONNECT_SECONDS,
+            read_timeout=_ANSWER_SECONDS,
+        ),
     )
 
 

@@ -473,7 +473,8 @@ def _cached_client(
     common: dict[str, Any] = {
         "client_options": {
             "allow_http": _is_plain_http(environment),
-            "connect_timeout": timedelta(seconds=10),
+            # With the retries, a dead address is an error after about 20 seconds.
+            "connect_timeout": timedelta(seconds=5),
             "timeout": timedelta(minutes=10),
         },
         "retry_config": _RETRY_CONFIG,
