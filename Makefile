@@ -14,6 +14,9 @@
 #   make stream STREAM=--quick          small sizes, about two minutes
 #   make fuzz N=10000 SEED=7            more hostile inputs, or other ones
 
+# Without compiled modules, each of the many commands that tests start takes a second longer.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
