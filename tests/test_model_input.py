@@ -314,7 +314,7 @@ def change_agents(values: list[str], users: tuple[str, ...] = tuple(HABITS)) -> 
     write("now.json", *now)
 
 
-ALL_NEW = r"preprocess: nearly all of 60 events have a value that the training events of their"
+ALL_NEW = "preprocess: nearly all values of the input are new to their users"
 
 
 @pytest.mark.parametrize(
@@ -353,16 +353,44 @@ def test_a_column_of_numbers_that_has_text_now_is_warned_about() -> None:
 def test_new_values_of_one_user_or_of_an_identifier_are_no_warning() -> None:
     train()
     change_agents(["other tool"], users=("ann",))
-    assert "nearly all" not in run(LOAD).output
+    assert "nearly all values" not in run(LOAD).output
     many = events("ann", 400, START + timedelta(days=7), userAgent="other tool")
     write("now.json", many, events("bob", 5), events("cyd", 5))
-    assert "nearly all" not in run(LOAD).output
+    assert "nearly all values" not in run(LOAD).output
     for name, count in (("history.json", 60), ("now.json", 20)):
         rows = [events(user, count) for user in HABITS]
         for n, row in enumerate(row for part in rows for row in part):
             row["userAgent"] = f"{name} {n}"
         write(name, *rows)
-    assert "nearly all" not in run("--train_data_glob=history.json").output
+    assert "nearly all values" not in run("--train_data_glob=history.json").output
+
+
+def fill_agents(rows: list[dict], agents: list[str], every: int) -> list[dict]:
+    """Give only some events a user agent."""
+    for n, row in enumerate(rows):
+        row["userAgent"] = agents[n // every % len(agents)] if n % every == 0 else None
+    return rows
+
+
+def test_a_feature_of_few_events_whose_values_all_have_another_form_is_warned_about() -> None:
+    """Values are compared with values: most events have none, in training and now."""
+    agents = ["tool one", "tool two"]
+    write("history.json", *(fill_agents(events(user, 200), agents, 4) for user in HABITS))
+    train()
+    later = START + timedelta(days=7)
+    for words, warns in ((agents, False), ([text.upper() for text in agents], True)):
+        write("now.json", *(fill_agents(events(user, 40, later), words, 4) for user in HABITS))
+        assert ("`userAgent` (`TOOL ONE`; in training `tool " in run(LOAD).output) == warns
+
+
+def test_a_feature_of_few_events_whose_values_are_always_new_is_no_warning() -> None:
+    for name, count, start in (
+        ("history.json", 200, START),
+        ("now.json", 40, START + timedelta(days=7)),
+    ):
+        names = [f"{name} {n}" for n in range(count)]
+        write(name, *(fill_agents(events(user, count, start), names, 4) for user in HABITS))
+    assert "nearly all values" not in run("--train_data_glob=history.json").output
 
 
 def test_hours_that_the_training_never_had_are_no_warning() -> None:
@@ -370,7 +398,7 @@ def test_hours_that_the_training_never_had_are_no_warning() -> None:
     train()
     later = START + timedelta(days=7, hours=15)
     write("now.json", *(events(user, 12, later) for user in HABITS))
-    assert "nearly all" not in run(LOAD).output
+    assert "nearly all values" not in run(LOAD).output
 
 
 def test_an_endless_run_warns_about_values_of_another_form_before_it_ends() -> None:
@@ -381,7 +409,7 @@ def test_an_endless_run_warns_about_values_of_another_form_before_it_ends() -> N
     words = [sys.executable, "-m", "morpheus", *list_words(LOAD, source=follow)]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        warned = next((line for line in process.stderr if "nearly all of" in line), "")
+        warned = next((line for line in process.stderr if "nearly all values" in line), "")
         process.terminate()
     assert "`userAgent` (`TOOL`; in training `tool of ann`)" in warned
 

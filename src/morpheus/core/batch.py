@@ -426,8 +426,8 @@ class Batch:
         model_version: Number of the version of the model store that published the fingerprint; 0
             without a fingerprint. None if no store is used.
         replaced_model: The damaged fingerprint in place of which an earlier one is used.
-        new_values: Columns in which nearly all values are new, after `preprocess`; of several users
-            if they were encoded together. Then only the first batch has it.
+        new_values: Counts of values that are new to the fingerprint, after `preprocess`. If users
+            are encoded together, the first batch has those of a sample, and the others have none.
         candidates: The events as alert candidates, until `filter` has seen all users.
         budget_report: Alerts of the whole run; only the last batch has it.
     """
@@ -901,7 +901,7 @@ class RunMetrics:
             first batch, if `PipelineOptions.needs_population`.
         empty_features: Features without a value in any event, in words.
         log_features: The features that come from the log.
-        new_values: Columns in which nearly all values are new; None without a fingerprint.
+        new_values: Counts of values that are new to the fingerprints; None without a fingerprint.
         model_age: How old the fingerprints are; None if it is not known.
         saved_models: The fingerprints that were saved; None if none were.
         replaced_models: The damaged fingerprint of each user, and the earlier one that was used in

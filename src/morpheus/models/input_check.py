@@ -1,8 +1,8 @@
 """Checks that the events of a run fit the fingerprints that score them.
 
 A source describes what it has read as an `InputProfile`. `InputCheck` compares it with the saved
-fingerprints, or with the training events of the same run. `NewValues` counts the columns in which
-nearly all values are new to the fingerprints, once events are encoded.
+fingerprints, or with the training events of the same run. `NewValues` counts the values that are
+new to the fingerprints, once events are encoded.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from morpheus.columns import INDEX, POPULATION_USER, ROW, TIME
 from morpheus.errors import UsageError
-from morpheus.features.encoder import UNKNOWN, EncodedRows, Number
+from morpheus.features.encoder import MISSING, UNKNOWN, EncodedRows, Number
 from morpheus.models.profile import MIN_FILLED, Fingerprint, list_names
 from morpheus.models.store import ModelStore
 from morpheus.text import quote_backtick, suggest
@@ -36,11 +36,10 @@ MAX_HINTS = 3
 MIN_EVENTS_TO_CHECK = 10
 """Minimum number of events from which a missing feature is inferred."""
 MIN_NEW_SHARE = 0.9
-"""Minimum share of events with a new value, from which a column has other values than in training.
-"""
+"""Minimum share of new values, from which a column has other values than in training."""
 MAX_USUAL_NEW_SHARE = 0.5
-"""Maximum share of validation events with a new value, for a column in which new values say
-something. Most values of an identifier are new."""
+"""Maximum share of new values in validation, for a column in which new values say something. Most
+values of an identifier are new."""
 
 
 @dataclass(frozen=True)
@@ -101,24 +100,45 @@ class InputProfile:
 
 @dataclass(frozen=True)
 class ColumnNovelty:
-    """Events of users to whom nearly all values of one column are new.
+    """How many values of a column are new to the fingerprints.
+
+    A user is one of a batch: in an endless run, users count once for each batch.
 
     Attributes:
-        events: Number of events.
-        users: Number of users, each counted once for each batch.
-        example: The value of one event.
+        events: Number of events with a value.
+        users: Number of users who have them.
+        new_events: Number of those of users to whom nearly all values are new, though few values
+            were new in validation.
+        new_users: Number of these users.
+        example: A new value; None if there are no such users.
         usual: The most frequent value in the training of its user; None for a number.
     """
 
     events: int
     users: int
-    example: str | None
-    usual: str | None
+    new_events: int = 0
+    new_users: int = 0
+    example: str | None = None
+    usual: str | None = None
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nearly all values are new, and are to most users."""
+        return (
+            self.events >= MIN_EVENTS_TO_CHECK
+            and self.new_events >= MIN_NEW_SHARE * self.events
+            and self.new_users >= self.users / 2
+        )
 
     def merge(self, other: ColumnNovelty) -> ColumnNovelty:
         """Return the sum."""
+        named = self if self.new_users else other
         return ColumnNovelty(
-            self.events + other.events, self.users + other.users, self.example, self.usual
+            self.events + other.events,
+            self.users + other.users,
+            self.new_events + other.new_events,
+            self.new_users + other.new_users,
+            *(named.example, named.usual),
         )
 
     def describe(self, name: str) -> str:
@@ -130,18 +150,16 @@ class ColumnNovelty:
 
 @dataclass(frozen=True)
 class NewValues:
-    """Columns in which nearly all values are new, though new values were rare in training.
+    """How many values are new to the fingerprints, by column.
 
-    Logs that are exported in another form than those of the training look like this.
+    Logs that are exported in another form than those of the training have new values only.
 
     Attributes:
         events: Number of events with a fingerprint.
-        users: Number of users that they are of, each counted once for each batch.
-        columns: The columns in which nearly all values of a user in a batch are new.
+        columns: The columns with values.
     """
 
     events: int = 0
-    users: int = 0
     columns: Mapping[str, ColumnNovelty] = field(default_factory=dict)
 
     def merge(self, other: NewValues) -> NewValues:
@@ -149,31 +167,28 @@ class NewValues:
         columns = dict(self.columns)
         for name, novelty in other.columns.items():
             columns[name] = columns[name].merge(novelty) if name in columns else novelty
-        return NewValues(self.events + other.events, self.users + other.users, columns)
+        return NewValues(self.events + other.events, columns)
 
     def warn(self, features: Iterable[str]) -> None:
-        """Warn about features in which nearly all events of most users have a new value.
+        """Warn about features in which nearly all values are new to most users.
 
         Args:
             features: The features that come from the log. The others can change with the time of
                 the day, or with what stages compute.
         """
-        if self.events < MIN_EVENTS_TO_CHECK:
-            return
-        least_events, least_users = MIN_NEW_SHARE * self.events, self.users / 2
         wanted = set(features)
         found = [
             novelty.describe(name)
             for name, novelty in self.columns.items()
-            if name in wanted and novelty.events >= least_events and novelty.users >= least_users
+            if name in wanted and novelty.is_new
         ]
         if found:
             logger.warning(
-                "preprocess: nearly all of %s events have a value that the training events of "
-                "their users never had, so that every event looks new, in %s. Training and input "
-                "must have values of the same form: check how the logs are exported. If behaviour "
-                "has changed, train again.",
-                *(f"{self.events:,}", ", ".join(found)),
+                "preprocess: nearly all values of the input are new to their users, so that every "
+                "event with a value looks unusual, in %s. Training and input must have values of "
+                "the same form: check how the logs are exported. If behaviour has changed, train "
+                "again.",
+                ", ".join(found),
             )
 
 
@@ -182,7 +197,7 @@ def count_new_values(
     rows: Sequence[EncodedRows],
     read_value: Callable[[int, str, int], str | None],
 ) -> NewValues:
-    """Count in which columns nearly all values of some users are new.
+    """Count the values of some users, and those that are new to them.
 
     Args:
         fingerprints: Fingerprint of each user.
@@ -191,37 +206,64 @@ def count_new_values(
     """
     groups: dict[tuple[str, ...], list[int]] = {}
     for user, fingerprint in enumerate(fingerprints):
-        if fingerprint.oov_rates is not None:
-            groups.setdefault(fingerprint.encoder.names, []).append(user)
+        groups.setdefault(fingerprint.encoder.names, []).append(user)
     columns: dict[str, ColumnNovelty] = {}
     for names, users in groups.items():
-        heights, new = _count_new([rows[user] for user in users])
-        for i, c in np.argwhere(new >= MIN_NEW_SHARE * heights[:, None]).tolist():
+        filled, new = _count_values([rows[user] for user in users])
+        events, owners = filled.sum(0).tolist(), np.count_nonzero(filled, axis=0).tolist()
+        found = {
+            name: ColumnNovelty(*counts)
+            for name, *counts in zip(names, events, owners, strict=True)
+        }
+        for i, c in np.argwhere((filled > 0) & (new >= MIN_NEW_SHARE * filled)).tolist():
             user, name = users[i], names[c]
-            fingerprint = fingerprints[user]
-            if fingerprint.oov_rates is None or fingerprint.oov_rates[c] > MAX_USUAL_NEW_SHARE:
+            if not _has_usual_values(fingerprints[user], c):
                 continue
-            known, events = columns.get(name), int(heights[i])
-            if known is not None:
-                columns[name] = known.merge(ColumnNovelty(events, 1, None, None))
-                continue
-            column = fingerprint.encoder.columns[c]
-            first = _find_first_new(rows[user], c)
-            usual = None if isinstance(column, Number) else next(iter(column.vocabulary), "")
-            columns[name] = ColumnNovelty(events, 1, read_value(user, name, first), usual)
-    events = sum(len(each.inverse) for each in rows)
-    return NewValues(events, len(rows), columns)
+            before, more = found[name], int(filled[i, c])
+            found[name] = replace(
+                before, new_events=before.new_events + more, new_users=before.new_users + 1
+            )
+            if not before.new_users:
+                value = read_value(user, name, _find_first_new(rows[user], c))
+                usual = _find_usual(fingerprints[user], c)
+                found[name] = replace(found[name], example=value, usual=usual)
+        columns |= {
+            name: columns[name].merge(novelty) if name in columns else novelty
+            for name, novelty in found.items()
+            if novelty.events
+        }
+    return NewValues(sum(len(each.inverse) for each in rows), columns)
 
 
-def _count_new(rows: Sequence[EncodedRows]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the events of each user, (users,), and those with a new value, (users, columns)."""
+def _count_values(rows: Sequence[EncodedRows]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the events with a value, and with a new one, (users, columns)."""
     distinct = np.array([len(each.codes) for each in rows], dtype=np.intp)
-    heights = np.array([len(each.inverse) for each in rows], dtype=np.intp)
+    heights = [len(each.inverse) for each in rows]
     starts = distinct.cumsum() - distinct
     inverse = np.concatenate([each.inverse for each in rows]) + np.repeat(starts, heights)
-    counts = np.bincount(inverse, minlength=int(distinct.sum()))
-    is_new = np.concatenate([each.codes for each in rows]) == UNKNOWN
-    return heights, np.add.reduceat(is_new * counts[:, None], starts, axis=0)
+    counts = np.bincount(inverse, minlength=int(distinct.sum()))[:, None]
+    codes = np.concatenate([each.codes for each in rows])
+    filled, new = (
+        np.add.reduceat(chosen * counts, starts, axis=0)
+        for chosen in (codes != MISSING, codes == UNKNOWN)
+    )
+    return filled, new
+
+
+def _has_usual_values(fingerprint: Fingerprint, column: int) -> bool:
+    """Return whether most validation events with a value had one that is known."""
+    rates, usage = fingerprint.oov_rates, fingerprint.usage
+    if rates is None or usage is None:
+        return False
+    missing = float(usage.counts[usage.offsets[column] + MISSING])
+    share = 1 - missing / max(usage.events, 1)
+    return bool(rates[column] <= MAX_USUAL_NEW_SHARE * share)
+
+
+def _find_usual(fingerprint: Fingerprint, column: int) -> str | None:
+    """Return the most frequent value of a column in training; None for numbers."""
+    found = fingerprint.encoder.columns[column]
+    return None if isinstance(found, Number) else next(iter(found.vocabulary), "")
 
 
 def _find_first_new(rows: EncodedRows, column: int) -> int:

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 _OFFSET_KEY = b'"offset"'
 """Key of the record with the offset. Those of states are lists."""
+_MAX_UNSENT = 10_000
+"""Maximum number of records that wait for the brokers."""
 _SECONDS = 5.0  # for one answer of a broker, so that the run is not held up for longer
 _RESTORE_SECONDS = 60.0  # without any record, until a restore fails
 _MAX_STATE_BYTES = 1 << 26
@@ -256,8 +258,9 @@ class KafkaChangelog:
         producer = Producer({**settings, "delivery.timeout.ms": 30_000}, logger=self._log)
         for state in states:
             key = msgspec.json.encode(state.key)
+            if len(producer) >= _MAX_UNSENT:
+                producer.flush()  # its queue has a limit
             producer.produce(self.topic, None, key, partition=state.partition, on_delivery=note)
-            producer.poll(0)
         producer.flush()
         if failed:
             raise TransientError(

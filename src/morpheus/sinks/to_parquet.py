@@ -56,9 +56,7 @@ _KEY_COLUMN = "_partition_{}_"
 _ROW_GROUP_SIZE = 1 << 16  # fixed, so that the bytes do not depend on threads
 _PLAIN_CHARACTERS = " @+,"
 _MAX_FOLDER_NAME = 200  # maximum bytes of a folder's name; file systems end at 255
-_CUT_FOLDER_NAME = (
-    180  # a cut name and its hash are longer than any whole name, so no two are equal
-)
+_CUT_FOLDER_NAME = 180  # with its hash, a cut name is longer than any whole name: no two are equal
 _HASH_DIGITS = 32
 _MAX_KEY_BYTES = 100
 _PART_NAME = re.compile(r"part-(\d+)\.parquet")

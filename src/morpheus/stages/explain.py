@@ -440,7 +440,7 @@ class FactFinder:
         if not len(events):
             return []
         columns = self.scores.shares[events].argmax(1)
-        columns = np.where(self._is_telling[columns], columns, -1)
+        columns = np.where(self._is_informative[columns], columns, -1)
         texts = (
             self._actions[event][0] or self._read_value(event, column)
             for event, column in zip(events.tolist(), columns.tolist(), strict=True)
@@ -453,7 +453,7 @@ class FactFinder:
         return "" if text is None or _NUMBER.fullmatch(text) else str(text)
 
     @cached_property
-    def _is_telling(self) -> NDArray[np.bool_]:
+    def _is_informative(self) -> NDArray[np.bool_]:
         """Which columns have values that a reader understands without their names, (columns,)."""
         return np.array(
             [

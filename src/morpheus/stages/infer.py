@@ -17,6 +17,9 @@ from morpheus.models.input_check import NewValues, count_new_values
 MAX_ROWS = 64
 """Events of one user up to which they are encoded one by one, with those of other users."""
 
+MAX_CHECKED_USERS = 64
+"""Users of a bundle whose new values are counted: a sample, because it takes time."""
+
 
 @dataclass(frozen=True)
 class Preprocess(Transform):
@@ -63,7 +66,10 @@ class Preprocess(Transform):
             if users:
                 rows = encode_users(encoders, Table.concat(tables).to_frame(), heights)
                 found = dict(zip(users, rows, strict=True))
-                new_values = {users[0]: _count_new_values([batches[i] for i in users], rows)}
+                checked = users[:MAX_CHECKED_USERS]
+                new_values[users[0]] = _count_new_values(
+                    [batches[i] for i in checked], rows[: len(checked)]
+                )
         for i, batch in enumerate(batches):
             if i in found:
                 novelty = new_values.get(i)
@@ -109,7 +115,7 @@ class InfPytorch(Transform):
 
 
 def _count_new_values(batches: Sequence[WithModel], rows: Sequence[EncodedRows]) -> NewValues:
-    """Count in which columns nearly all values of users with a fingerprint are new."""
+    """Count the values that are new to users with a fingerprint."""
 
     def read_value(user: int, name: str, event: int) -> str | None:
         value = batches[user].table[name].slice(event, 1).cast(pl.String).item()
