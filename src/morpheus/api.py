@@ -29,6 +29,7 @@ from morpheus.core.stage import (
     to_user_column,
 )
 from morpheus.errors import UsageError
+from morpheus.features.encoder import SCALERS
 from morpheus.models.explanation import decode_explanations
 from morpheus.models.profile import InputSpec, ModelCard
 from morpheus.models.store import ModelStore, read_key
@@ -55,8 +56,6 @@ from morpheus.text import format_count, quote_backtick, suggest
 
 logger = logging.getLogger(__name__)
 
-SCALERS = ("none", "standard", "gauss_rank")
-"""Ways to scale numeric columns."""
 MAX_NAMED_USERS = 3
 """Maximum number of users in a message about users without a model."""
 MAX_SHOWN = 10

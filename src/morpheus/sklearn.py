@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from morpheus.api import SCALERS
 from morpheus.errors import ModelCorruptedError
+from morpheus.features.encoder import SCALERS
 from morpheus.models.fit import fit_fingerprint
 from morpheus.models.input_check import MIN_EVENTS_TO_CHECK
 from morpheus.models.profile import Fingerprint, ModelCard

@@ -123,6 +123,8 @@ def _order_by_count(counts: Iterable[tuple[str, int]], min_count: int = 2) -> tu
     return tuple(value for _, value in frequent[:MAX_VOCABULARY])
 
 
+SCALERS = ("none", "standard", "gauss_rank")
+"""Scales of number columns."""
 MIN_DISTINCT_NUMBERS = 32
 """A text column with more distinct numbers than this is a number column."""
 N_QUANTILES = 101
