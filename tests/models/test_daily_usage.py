@@ -82,6 +82,16 @@ def make_values(scorer, events):
     return EventValues(keys, *rows, np.arange(len(keys)), days)
 
 
+def test_a_value_of_an_unusual_day_is_not_shown_as_rarer_than_one_event():
+    scorer, state = make_scorer(maxima=np.linspace(0, 1, 400)), UsageState()
+    strange = [(0, 7, 9, 6)] * 3  # three new values, on a day that counts in part
+    found = scorer.score(make_values(scorer, [*strange, (1, 7, 2, 2)]), state)
+    share = found.frequency[-1, 0]
+    assert not found.new[-1, 0]
+    assert 1 / (scorer.usage.events + 3) <= share <= 3 / scorer.usage.events
+    assert state.counts[state.keys < 0].max() < 1, "the day counts as usual"
+
+
 @given(seed=st.integers(0, 50), column=st.sampled_from(COLUMNS))
 @settings(max_examples=8, deadline=None)
 def test_new_value_raises_the_risk_of_its_own_column_most(seed, column):

@@ -37,6 +37,7 @@ from morpheus.models.daily_usage import (
     DayRecord,
     EventValues,
     UsageState,
+    find_frequency,
     hash_new_value,
 )
 from morpheus.models.profile import Fingerprint, ScoringParts, apply_oov_penalty
@@ -509,7 +510,7 @@ class DayBundle:
             incident,
             self._rank(incident),
             unknown & (own == 0),
-            own,
+            find_frequency(own, self.events[self.owner, None]),
             marginal,
             memory,
             columns,

@@ -252,7 +252,8 @@ class DailyScores:
         incident_score: Highest risk of the day so far, (B,).
         incident_pvalue: P-value of it, (B,).
         new: Whether a value was never seen before this day, (B, C).
-        frequency: Share of the events of earlier days with the same value, (B, C).
+        frequency: Share of the events of earlier days with the same value, (B, C); see
+            `find_frequency`.
         marginal: How much more likely a value is for another user, in nats, (B, C).
         memory: What earlier events add, in nats, (B,).
         columns: Evidence of each column, in nats, (B, C).
@@ -466,6 +467,7 @@ class _KnownValues:
 
     Attributes:
         shares: Share of the earlier events that have the value, (G, W).
+        events: Weighted number of earlier events, (G,).
         novelty: Rate of new values of each column, (G, C).
         counts: Weighted number of earlier events that have the value, on the last day, (W,).
         new_share: See `Usage`, on the last day, (C,).
@@ -473,10 +475,27 @@ class _KnownValues:
     """
 
     shares: FloatArray
+    events: FloatArray
     novelty: FloatArray
     counts: FloatArray
     new_share: FloatArray
     new_days: float
+
+
+def find_frequency(share: FloatArray, events: FloatArray) -> FloatArray:
+    """Return the share of events to show to people: at least one event for a known value.
+
+    The events of an unusual day count in part, so that the share of their values can be less than
+    that of one event.
+
+    Args:
+        share: Weighted share of the earlier events that have a value, (B, C).
+        events: Weighted number of these events, (B, 1).
+
+    >>> find_frequency(np.array([[0.5, 0.002, 0.0]]), np.array([[100.0]])).tolist()
+    [[0.5, 0.01, 0.0]]
+    """
+    return np.where(share > 0, np.maximum(share, 1 / np.maximum(events, 1)), 0)
 
 
 @dataclass(frozen=True)
@@ -665,6 +684,7 @@ class _Window:
         events = usage.events + state.events + _sum_before(weights * self.sizes)
         return _KnownValues(
             counts / np.maximum(events, 1)[:, None],
+            events,
             estimate_novelty(new_share, new_days[:, None], usage.novelty_prior),
             counts[-1],
             new_share[-1],
@@ -745,15 +765,15 @@ class _Window:
         own = RISK_PER_NAT * np.maximum(evidence.own, 0)
         incident = self._running_maxima(risks)
         unknown = self.scorer.usage.is_unknown(self.values.keys)
-        frequency = evidence.known.shares[self.day_of[:, None], self.ids]
+        share = evidence.known.shares[self.day_of[:, None], self.ids]
         return DailyScores(
             risks,
             np.minimum(own.round(RISK_DECIMALS), risks),
             self.rank(risks, self.day_of, evidence.maxima),
             incident,
             self.rank(incident, self.day_of, evidence.maxima),
-            unknown & (frequency == 0),
-            frequency,
+            unknown & (share == 0),
+            find_frequency(share, evidence.known.events[self.day_of, None]),
             evidence.marginal,
             evidence.memory[:-1],
             evidence.columns,
