@@ -164,7 +164,7 @@ def test_erase_removes_the_fingerprints_of_a_user_with_their_older_files(tmp_pat
 
 
 def test_erase_needs_a_place_and_an_existing_file(tmp_path: Path) -> None:
-    assert "Give --state, --models or both" in tools("erase", "ann").output
+    assert "Give --state, --models or --changelog_topic" in tools("erase", "ann").output
     result = tools("erase", f"--state={tmp_path / 'none.db'}", "ann")
     assert result.exit_code == 2
     assert "--state: there is no file" in result.output

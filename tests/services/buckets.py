@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import md5
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Lock, Thread
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
+_WRITES = Lock()
 TIME = "Fri, 31 May 2024 09:30:00 GMT"
 
 
@@ -22,11 +24,13 @@ class Buckets:
         address: URL of the server.
         objects: Content of each object, by `bucket/key`.
         names: The buckets that exist.
+        generations: How often each object was written, by `bucket/key`.
         requests: Method and path of each request.
     """
 
     address: str = ""
     objects: dict[str, bytes] = field(default_factory=dict)
+    generations: Counter[str] = field(default_factory=Counter)
     names: set[str] = field(default_factory=lambda: {"lake"})
     requests: list[str] = field(default_factory=list)
 
@@ -60,9 +64,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self._find_bucket():
+        if not self._find_bucket():
+            return
+        with _WRITES:
+            if failure := self._find_failed_condition():
+                self._fail(*failure)
+                return
             self.store.objects[self._path] = body
-            self._answer(201 if self.is_azure else 200, b"")
+            self.store.generations[self._path] += 1
+        self._answer(201 if self.is_azure else 200, b"")
 
     def do_GET(self) -> None:
         if not self._find_bucket():
@@ -94,6 +104,19 @@ class _Handler(BaseHTTPRequestHandler):
         if not exists:
             self._fail(404, "ContainerNotFound" if self.is_azure else "NoSuchBucket")
         return exists
+
+    def _find_failed_condition(self) -> tuple[int, str] | None:
+        """Return the error of a conditional write whose condition does not hold."""
+        content = self.store.objects.get(self._path)
+        if not self.is_azure:
+            wanted = self.headers.get("x-goog-if-generation-match")
+            found = 0 if content is None else self.store.generations[self._path]
+            return None if wanted in (None, str(found)) else (412, "PreconditionFailed")
+        if self.headers.get("If-None-Match") == "*" and content is not None:
+            return 409, "BlobAlreadyExists"
+        tag = self.headers.get("If-Match")
+        changed = tag is not None and (content is None or tag != _tag(content))
+        return (412, "ConditionNotMet") if changed else None
 
     def _list(self) -> bytes:
         query = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
@@ -134,6 +157,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, status: int, body: bytes) -> None:
         self.send_response(status)
         self.send_header("ETag", _tag(body))
+        if not self.is_azure and self._path in self.store.generations:
+            self.send_header("x-goog-generation", str(self.store.generations[self._path]))
         self.send_header("Last-Modified", TIME)
         self.send_header("Content-Length", str(len(body)))
         if self.is_azure:

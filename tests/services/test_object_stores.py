@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from morpheus.cli.main import morpheus
+from morpheus.models.versions import VersionedStore
 from morpheus.storage.object_store import ObjectPath, list_recursive, read_object, write_object
 from services.buckets import serve_buckets
 
@@ -150,6 +151,30 @@ def test_models_can_be_kept_in_any_object_store(logs: str, tmp_path: Path) -> No
         )
         assert done.exit_code == 0, done.output
     assert (tmp_path / "0.csv").read_bytes() == (tmp_path / "1.csv").read_bytes()
+
+
+def test_versions_are_published_and_rolled_back_in_any_object_store(
+    logs: str, tmp_path: Path
+) -> None:
+    store = f"{logs}/models"
+    save = ("train-ae", f"--train_data_glob={logs}/old/", "--train_min_history=10")
+    for number in ("1", "2"):
+        words = [
+            *("run", "--num_threads=1", "pipeline-ae", f"--userid_column_name={USER}"),
+            *("from-cloudtrail", f"--input_glob={logs}/new/a.json"),
+            *(*save, f"--models_output_filename={store}", "preprocess", "inf-pytorch"),
+            *("add-scores", "serialize", "to-file", f"--filename={tmp_path}/{number}.csv"),
+        ]
+        done = CliRunner().invoke(morpheus, words)
+        assert done.exit_code == 0, done.output
+        assert set(pl.read_csv(tmp_path / f"{number}.csv")["model_version"]) == {int(number)}
+    done = CliRunner().invoke(morpheus, ["models", "rollback", store])
+    assert done.exit_code == 0, done.output
+    versions = VersionedStore.open(store)
+    assert versions.read_manifest().aliases["champion"] == 1
+    content, before = versions.folder.get_with_etag("store.json")
+    assert versions.folder.put_if_match("store.json", content + b" ", before)
+    assert not versions.folder.put_if_match("store.json", content, before), "it has changed"
 
 
 @pytest.mark.usefixtures("lake")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self, cast
 from urllib.parse import unquote
 
 from morpheus.errors import MorpheusError, RecordError, TransientError, UsageError
@@ -608,13 +608,22 @@ def read_object_range(path: ObjectPath, start: int, size: int) -> bytes:
         return bytes(obstore.get_range(get_object_store(path), path.key, start=start, length=size))
 
 
+_VERSION_FIELDS = {"gs": "version"}
+"""What identifies the state of an object in a conditional write: the ETag; in Google Cloud Storage,
+the generation."""
+
+
 def get_with_etag(path: ObjectPath) -> tuple[bytes, str | None]:
-    """Read an object and its ETag; raises as `read_object` does."""
+    """Read an object, and what identifies its state: the ETag, or the generation.
+
+    Raises as `read_object` does.
+    """
     with translate_errors(path, READ):
         import obstore  # noqa: PLC0415 - an extra
 
         response = obstore.get(get_object_store(path), path.key)
-        return bytes(response.bytes()), response.meta["e_tag"]
+        field_name = _VERSION_FIELDS.get(path.scheme, "e_tag")
+        return bytes(response.bytes()), cast("str | None", response.meta.get(field_name))
 
 
 def stream_object(path: ObjectPath, size: int) -> Iterator[bytes]:
@@ -663,7 +672,7 @@ def put_if_match(path: ObjectPath, content: bytes, etag: str | None) -> bool:
     Args:
         path: Object to write.
         content: New content.
-        etag: ETag of the state that was read; None if there was no object.
+        etag: What `get_with_etag` returned; None if there was no object.
 
     Raises:
         UsageError: The bucket does not exist, or access is denied.
@@ -672,7 +681,8 @@ def put_if_match(path: ObjectPath, content: bytes, etag: str | None) -> bool:
     from obstore import exceptions  # noqa: PLC0415 - an extra
 
     try:
-        _put(path, content, "create" if etag is None else {"e_tag": etag})
+        state = {_VERSION_FIELDS.get(path.scheme, "e_tag"): etag}
+        _put(path, content, "create" if etag is None else state)
     except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
         return False
     except exceptions.NotSupportedError:
