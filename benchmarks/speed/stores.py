@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from statistics import median
 
-import msgspec
 from figures.table import Table
+from msgspec import structs
 
 from morpheus.columns import TIME
 from morpheus.models.fit import fit_fingerprint
@@ -58,11 +58,10 @@ def tables(scale: Scale) -> Iterator[Table]:
     for many in (1_000, 100_000):
         names = [f"user-{number:06d}" for number in range(many)]
         known = {
-            name: msgspec.structs.replace(cards[n % len(cards)], user=name)
-            for n, name in enumerate(names)
+            name: structs.replace(cards[n % len(cards)], user=name) for n, name in enumerate(names)
         }
         # The file that is read must have the name of its user.
-        own = replace(last, card=msgspec.structs.replace(last.card, user=names[-1]))
+        own = replace(last, card=structs.replace(last.card, user=names[-1]))
         known[names[-1]] = put_model(folder, own)
         commit_index(folder, ModelIndex.from_cards(known))
         index = sum(path.stat().st_size for path in folder.iterdir() if path.is_file()) / 1e6

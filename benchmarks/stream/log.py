@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
+from msgspec import structs
 from soak.events import FIRST, START, Events
 from soak.product import TRAIN
 from soak.trial import HISTORY, train
@@ -102,7 +103,7 @@ def make_models(folder: Path, users: int) -> Path:
             one = prints[number % TAUGHT]
             if one is None:
                 raise RuntimeError("a user was not trained")
-            yield replace(one, card=msgspec.structs.replace(one.card, user=user_name(number)))
+            yield replace(one, card=structs.replace(one.card, user=user_name(number)))
 
     VersionedStore.open(models).publish(rename(), facts=facts)
     return models

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import polars as pl
 from figures.table import Table
+from msgspec import structs
 from speed.logs import COLUMNS, USER, fleet
 from speed.meter import run
 
@@ -75,9 +75,7 @@ def _under_many_names(
     """Yield the fingerprints of many users: a few, under many names."""
     for number in range(0, users, every):
         model = some[number % len(some)]
-        yield replace(
-            model, card=msgspec.structs.replace(model.card, user=_name(number), seed=seed)
-        )
+        yield replace(model, card=structs.replace(model.card, user=_name(number), seed=seed))
 
 
 def _operations(store: VersionedStore, some: list[Fingerprint], users: int) -> Table:
@@ -165,7 +163,7 @@ def _publish_cards(store: VersionedStore, some: list[Fingerprint], users: int) -
     store.publish(_under_many_names(some, len(some), 1))
     few = list(store.open_version().placed.values())
     placed = [
-        replace(each, card=msgspec.structs.replace(each.card, user=_name(number)))
+        structs.replace(each, card=structs.replace(each.card, user=_name(number)))
         for number, each in ((number, few[number % len(few)]) for number in range(users))
     ]
     store.publish_placed(NewVersion(placed, relabels=True), CHAMPION)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+import msgspec
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -150,8 +152,7 @@ QUERY_TIME_FORMATS = ("iso", "sql", "epoch")
 """2026-05-31T09:30:00Z, 2026-05-31 09:30:00, and seconds since 1970."""
 
 
-@dataclass(frozen=True)
-class EvidenceQuery:
+class EvidenceQuery(msgspec.Struct, frozen=True):
     """A query that fetches the events of an incident from another tool.
 
     Attributes:
@@ -174,7 +175,7 @@ class EvidenceQuery:
     template: str
     language: str = "sql"
     time_format: str = "iso"
-    columns: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    columns: Mapping[str, str | tuple[str, ...]] = msgspec.field(default_factory=dict)
     only_columns: bool = False
     max_length: int = 100_000
 

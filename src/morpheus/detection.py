@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import numpy as np
 import polars as pl
+from msgspec import structs
 
 from morpheus.api import (
     EXPLAIN_PREFIX,
@@ -172,7 +173,7 @@ class LogOverview:
 
         def begin(step: Step) -> None:
             if on_step is not None and step.unit == "file":
-                on_step(replace(step, name="Counting events"))
+                on_step(structs.replace(step, name="Counting events"))
 
         with silence_log():
             metrics = Pipeline([source, sink], options).run(on_step=begin)
@@ -673,7 +674,7 @@ def _describe_scored(
             f"timezone: the fingerprints know hours and days of {log.options.timezone}. Give "
             f'`timezone="{log.options.timezone}"`.'
         )
-    return replace(log, options=replace(log.options, timezone=timezone))
+    return structs.replace(log, options=replace(log.options, timezone=timezone))
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
 import polars as pl
+from msgspec import structs
 
 from morpheus.columns import INDEX, POPULATION_USER, ROW, TIME
 from morpheus.core.batch import (
@@ -854,7 +855,7 @@ def _check_input(stages: Sequence[Stage], metrics: RunMetrics, profile: InputPro
     if features and sample is not None and profile.population is not None:
         columns = stages[0].options.columns
         metrics.population_sample = _add_features_to_sample(features, sample, columns)
-        profile = replace(profile, population=metrics.population_sample)
+        profile = structs.replace(profile, population=metrics.population_sample)
     for stage in stages:
         if isinstance(stage, ChecksInput):
             stage.check_input(profile, metrics)

@@ -56,8 +56,7 @@ _USER = "_owner_"
 """Temporary column of users."""
 
 
-@dataclass(frozen=True)
-class ResultFiles:
+class ResultFiles(msgspec.Struct, frozen=True):
     """Output files of earlier runs.
 
     Attributes:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 import polars as pl
+from msgspec import structs
 
 from morpheus.columns import INDEX, ROW, SCORE, TIME
 from morpheus.core.batch import Batch, Losses, OutputRows, Scored, Table
@@ -222,7 +223,9 @@ def split_batch(batch: Batch, sizes: Sequence[int]) -> Iterator[Batch]:
     start = 0
     for frame in split_frame(batch.table.to_frame(), sizes):
         rows = slice(start, start + frame.height)
-        codes = batch.encoded and replace(batch.encoded, inverse=batch.encoded.inverse[rows])
+        codes = batch.encoded and structs.replace(
+            batch.encoded, inverse=batch.encoded.inverse[rows]
+        )
         part = replace(batch, table=Table(frame), encoded=codes)
         if isinstance(part, Losses | Scored):
             part = replace(part, losses=part.losses[rows])

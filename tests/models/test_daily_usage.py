@@ -159,7 +159,7 @@ def test_risks_do_not_depend_on_where_events_are_cut(events, cuts, seed, attribu
         state = decode_state(ScoreState, encode_state(state))
         parts.append(scorer.score(values.take(slice(start, end)), state.usage, attribute=attribute))
     joined = DailyScores.concat(parts)
-    for name in DailyScores.__dataclass_fields__:
+    for name in DailyScores.__struct_fields__:
         assert np.array_equal(getattr(joined, name), getattr(whole, name)), name
 
 

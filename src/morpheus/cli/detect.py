@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from morpheus.cli.chain import command_from_dataclass
 from morpheus.cli.output import echo, interruptible, print_table, show_progress
@@ -301,8 +302,7 @@ def choose_explain_prefix(columns: Collection[str]) -> str:
     return prefix
 
 
-@dataclass(frozen=True)
-class PipelineWords:
+class PipelineWords(msgspec.Struct, frozen=True):
     """A pipeline, as stages that run and as the words of a command line.
 
     Attributes:

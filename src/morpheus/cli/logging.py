@@ -15,9 +15,10 @@ import time
 from collections.abc import Callable, Iterator
 from configparser import Error as ParserError
 from configparser import RawConfigParser, SectionProxy
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
+
+import msgspec
 
 from morpheus.cli.output import LOG_FORMATS, echo, echo_json, set_log_format, writes_json
 from morpheus.core.registry import stage_names
@@ -208,8 +209,7 @@ _MAX_KINDS = 1000
 _NUMBER = re.compile(r"\d+")
 
 
-@dataclass
-class _Repeats:
+class _Repeats(msgspec.Struct):
     """Messages of one kind since `started_at`.
 
     Attributes:

@@ -347,8 +347,7 @@ def _name(user: str) -> str:
 # `diff`.
 
 
-@dataclass(frozen=True)
-class _Side:
+class _Side(msgspec.Struct, frozen=True):
     """What one version knows of a user, to compare.
 
     Attributes:
@@ -449,8 +448,7 @@ def _compare_columns(old: _Side | None, new: _Side | None) -> str:
 # `promote` and `rollback`.
 
 
-@dataclass(frozen=True)
-class _Alert:
+class _Alert(msgspec.Struct, frozen=True):
     """A user's day that is an alert.
 
     Attributes:

@@ -11,11 +11,11 @@ import inspect
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from importlib import resources
 from textwrap import dedent
 
 import click
+import msgspec
 
 REFERENCE_TITLE = """# Command line
 
@@ -142,8 +142,7 @@ _REJECTED_HELP = re.compile(r"Removed\. ")
 _NO_EFFECT_HELP = re.compile(r"(?:Accepted for old command lines|Deprecated)(?:; no effect)?[.:] ?")
 
 
-@dataclass(frozen=True)
-class UpstreamOption:
+class UpstreamOption(msgspec.Struct, frozen=True):
     """A stage or option of NVIDIA Morpheus.
 
     Attributes:
@@ -177,8 +176,7 @@ class UpstreamOption:
         return group if self.command == "pipeline-ae" else [*group, self.command]
 
 
-@dataclass(frozen=True)
-class Support:
+class Support(msgspec.Struct, frozen=True):
     """Whether a stage or option works here.
 
     Attributes:
@@ -198,8 +196,7 @@ def read_upstream_options() -> list[UpstreamOption]:
     return [UpstreamOption(**row) for row in csv.DictReader(text.splitlines())]
 
 
-@dataclass(frozen=True)
-class UpstreamCommand:
+class UpstreamCommand(msgspec.Struct, frozen=True):
     """A command line of NVIDIA Morpheus.
 
     Attributes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 import polars as pl
 from click.exceptions import Exit
+from msgspec import structs
 from numpy.typing import NDArray
 
 from morpheus.cli.chain import command_from_dataclass
@@ -252,8 +253,7 @@ class UserDecision(msgspec.Struct, frozen=True):
     card: ModelCard | None = None
 
 
-@dataclass(frozen=True)
-class ReviewPlan:
+class ReviewPlan(msgspec.Struct, frozen=True):
     """What all users' reviews have in common.
 
     Attributes:
@@ -287,8 +287,7 @@ class ReviewPlan:
         return Guard(self.options.threshold, self.options.trim)
 
 
-@dataclass
-class ReviewState:
+class ReviewState(msgspec.Struct):
     """The events of a user until the last one is there.
 
     Attributes:
@@ -297,11 +296,10 @@ class ReviewState:
     """
 
     shared: SharedReview
-    batches: list[Events] = field(default_factory=list)
+    batches: list[Events] = msgspec.field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class SharedReview:
+class SharedReview(msgspec.Struct, frozen=True):
     """What all users of a process share.
 
     Attributes:
@@ -353,7 +351,7 @@ def _disguise(day: pl.DataFrame, given: UserEvents, identity: frozenset[str]) ->
     events = day.drop(POPULATION_USER, TIME, "_day_").with_columns(
         own[name].gather(rows) for name in own.columns
     )
-    return replace(given, events=events, times=day[TIME])
+    return structs.replace(given, events=events, times=day[TIME])
 
 
 @dataclass(frozen=True)
@@ -534,11 +532,11 @@ class _UserTask:
         if not is_accepted and (review.rise is not None or champion.card.frozen_since):
             return self._freeze(facts, review, champion, anchor)
         if options.when == "drift" and not review.has_drifted and not is_accepted:
-            return msgspec.structs.replace(facts, reason="no drift")
+            return structs.replace(facts, reason="no drift")
         if facts.learned < options.min_history:
             return self._explain_few(facts)
         if options.update:
-            early = replace(chosen, unusual=chosen.unusual | ~self.early)
+            early = structs.replace(chosen, unusual=chosen.unusual | ~self.early)
             candidate = update(champion, self.given, early)
         else:
             candidate = self._train(kept, learned[kept])
@@ -547,7 +545,7 @@ class _UserTask:
     def _explain_few(self, facts: UserDecision) -> UserDecision:
         needed = self.plan.options.min_history
         reason = f"{format_count(facts.learned, 'event')} may be learned, {needed} needed"
-        return msgspec.structs.replace(facts, reason=reason)
+        return structs.replace(facts, reason=reason)
 
     def _freeze(
         self,
@@ -558,19 +556,16 @@ class _UserTask:
     ) -> UserDecision:
         rise, since = review.rise, champion.card.frozen_since
         if rise is not None:
-            facts = msgspec.structs.replace(
+            facts = structs.replace(
                 facts,
                 usual=round(rise.usual, 1),
                 risen=round(rise.risen, 1),
-                causes=tuple(
-                    CauseReport(*(getattr(each, one.name) for one in fields(each)))
-                    for each in rise.causes
-                ),
+                causes=tuple(CauseReport(*structs.astuple(each)) for each in rise.causes),
             )
             since = since or rise.since.isoformat()
-        facts = msgspec.structs.replace(facts, since=since)
+        facts = structs.replace(facts, since=since)
         if champion.card.frozen_since:
-            return msgspec.structs.replace(facts, decision=FROZEN, reason=f"frozen since {since}")
+            return structs.replace(facts, decision=FROZEN, reason=f"frozen since {since}")
         frozen = freeze(anchor, date.fromisoformat(since))
         return self._save(facts, frozen, FROZEN, f"scores have risen since {since}")
 
@@ -595,9 +590,7 @@ class _UserTask:
         accepted = champion.card.accepted_until
         if self.given.user in self.plan.options.accept:
             accepted = self.plan.end.isoformat()
-        card = msgspec.structs.replace(
-            candidate.card, accepted_until=accepted, frozen_since="", version=0
-        )
+        card = structs.replace(candidate.card, accepted_until=accepted, frozen_since="", version=0)
         return replace(candidate, card=card)
 
     def _compare(
@@ -609,12 +602,12 @@ class _UserTask:
         if len(later) or foreign:
             threshold = self.plan.options.threshold
             found = compare(champion, candidate, later, foreign, threshold)
-        figures = {each.name: getattr(found, each.name) for each in fields(found)}
-        facts = msgspec.structs.replace(facts, comparison=figures)
+        figures = structs.asdict(found)
+        facts = structs.replace(facts, comparison=figures)
         accepted = self.given.user in self.plan.options.accept
         if found.loses_recall and not accepted:
             lost = f"{found.candidate_found} of {found.foreign} days of other users found"
-            return msgspec.structs.replace(facts, reason=f"{lost}, before {found.champion_found}")
+            return structs.replace(facts, reason=f"{lost}, before {found.champion_found}")
         words = UPDATED if self.plan.options.update else RETRAINED
         reason = "accepted" if accepted else "drift" if facts.drift >= DRIFT_LIMIT else "window"
         return self._save(facts, candidate, words, reason)
@@ -623,7 +616,7 @@ class _UserTask:
         self, facts: UserDecision, candidate: Fingerprint, decision: str, reason: str
     ) -> UserDecision:
         card = put_model(self.plan.staging, candidate)
-        return msgspec.structs.replace(facts, decision=decision, reason=reason, card=card)
+        return structs.replace(facts, decision=decision, reason=reason, card=card)
 
 
 # The run.
@@ -716,8 +709,7 @@ def retrain_models(
     return _Retraining.prepare(models, logs, options or RetrainOptions(), on_step).run(on_step)
 
 
-@dataclass(frozen=True)
-class _Retraining:
+class _Retraining(msgspec.Struct, frozen=True):
     """A retraining.
 
     Attributes:
@@ -904,7 +896,7 @@ class _Retraining:
             alias=CANDIDATE,
             base=self.champion.number,
             note="retrain --update" if self.options.update else "retrain",
-            facts=replace(facts, trained_until=until),
+            facts=structs.replace(facts, trained_until=until),
         )
 
     def _check(self, staged: ModelStore, decisions: Sequence[UserDecision]) -> Iterator[Check]:
@@ -1093,8 +1085,8 @@ def _run_retrain(options: RetrainOptions, models: str, logs: Sequence[str]) -> N
 
 def encode_report(report: RetrainReport) -> bytes:
     """Return a report as JSON, without the cards of the models."""
-    users = tuple(msgspec.structs.replace(each, card=None) for each in report.users)
-    data = msgspec.to_builtins(msgspec.structs.replace(report, users=users))
+    users = tuple(structs.replace(each, card=None) for each in report.users)
+    data = msgspec.to_builtins(structs.replace(report, users=users))
     for user in data["users"]:
         del user["card"]
     return msgspec.json.encode(data)

@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
+import msgspec
 import polars as pl
 from click.exceptions import Exit
+from msgspec import structs
 
 from morpheus.cli.chain import command_from_dataclass
 from morpheus.cli.output import EXIT_FAILURE, echo, interruptible, print_table
@@ -113,8 +115,7 @@ class SuppressOptions:
     )
 
 
-@dataclass(frozen=True)
-class TuningSources:
+class TuningSources(msgspec.Struct, frozen=True):
     """What proposals are made of, besides verdicts.
 
     Attributes:
@@ -170,7 +171,7 @@ class TuningSources:
             return maker.make()
         replay = self._replay_as(users)
         batches, _ = run_replay(replay, Suppressions(), columns=_list_columns(past, verdicts))
-        return replace(maker, attacks=list_found_events(batches, past.thresholds)).make()
+        return structs.replace(maker, attacks=list_found_events(batches, past.thresholds)).make()
 
     def find_hidden_attacks(
         self, rules: Sequence[Suppression], past: PastAlerts
@@ -341,8 +342,7 @@ PREVIEW_HEADER = ("SUPPRESSION", "PAST INCIDENTS", "ATTACKS")
 NOT_AVAILABLE = "-"
 
 
-@dataclass(frozen=True)
-class RulePreview:
+class RulePreview(msgspec.Struct, frozen=True):
     """What one suppression would hide.
 
     Attributes:
@@ -416,7 +416,7 @@ def preview_rules(
     for rule, label, verdicts in zip(rules, labels, sources, strict=True):
         found = preview_rule(rule, past.events, benign, dangerous, hidden)
         if proposals is None:
-            found = replace(found, unjudged=())
+            found = structs.replace(found, unjudged=())
         previews.append(
             RulePreview(
                 rule,

@@ -16,8 +16,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, TypeVar
 
+import msgspec
 import numpy as np
 import polars as pl
+from msgspec import structs
 from numpy.typing import NDArray
 
 from morpheus.columns import INDEX, ROW, TIME, TS_ANOMALY
@@ -81,8 +83,7 @@ class AlertCandidates:
         return replace(self, **arrays)
 
 
-@dataclass(frozen=True)
-class DroppedStats:
+class DroppedStats(msgspec.Struct, frozen=True):
     """Statistics of the events of one user that `filter` has dropped.
 
     Attributes:
@@ -101,8 +102,7 @@ class DroppedStats:
         )
 
 
-@dataclass(frozen=True)
-class AlertBudgetReport:
+class AlertBudgetReport(msgspec.Struct, frozen=True):
     """Expected and actual number of alerts.
 
     Attributes:
@@ -136,8 +136,7 @@ _MAX_DISTINCT_PER_ROW = 4
 """Maximum number of distinct rows that are kept for each row of a table."""
 
 
-@dataclass(frozen=True, eq=False)
-class EqualRows:
+class EqualRows(msgspec.Struct, frozen=True, eq=False):
     """Which rows of a table are equal in some columns, so that work on them is done once.
 
     Attributes:
@@ -155,7 +154,7 @@ class EqualRows:
         groups = self.groups[rows]
         ends = np.cumsum([len(positions) for _, positions in self.sources])
         if len(groups) * _MAX_DISTINCT_PER_ROW > ends[-1]:
-            return replace(self, groups=groups)
+            return structs.replace(self, groups=groups)
         used, groups = np.unique(groups, return_inverse=True)
         cuts = [0, *np.searchsorted(used, ends)]
         sources = [
@@ -302,7 +301,9 @@ class Table:
         """Return a table with columns added, or replaced in place where the name exists."""
         added, equal = list(columns), self.equal_rows
         if equal is not None:
-            equal = replace(equal, names=equal.names.difference(column.name for column in added))
+            equal = structs.replace(
+                equal, names=equal.names.difference(column.name for column in added)
+            )
         if any(column.name in self._frame.columns for column in added):
             return Table(self._frame.with_columns(added), equal_rows=equal)
         # hstack, because with_columns costs ten times as much on a batch of a thousand events.
@@ -324,7 +325,7 @@ class Table:
         """Return a table of some columns, in the given order."""
         frame, equal = self._frame.select(names), self.equal_rows
         if equal is not None:
-            equal = replace(equal, names=equal.names.intersection(frame.columns))
+            equal = structs.replace(equal, names=equal.names.intersection(frame.columns))
         return Table(frame, equal_rows=equal)
 
     def with_equal_rows(self, equal_rows: EqualRows) -> Table:
@@ -724,8 +725,7 @@ class ReadStats:
 _COUNTS = tuple(each.name for each in fields(ReadStats) if each.type == "int")
 
 
-@dataclass(frozen=True)
-class ClusterStats:
+class ClusterStats(msgspec.Struct, frozen=True):
     """How a run used a cluster.
 
     Attributes:
@@ -743,8 +743,7 @@ class ClusterStats:
     slowest_users: tuple[tuple[str | None, float], ...] = ()
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """A step of a run that can take long, to show how far it is.
 
     Attributes:
@@ -764,8 +763,7 @@ class Step:
     detail: Callable[[], str] = lambda: ""
 
 
-@dataclass
-class SinkStats:
+class SinkStats(msgspec.Struct):
     """How a sink of an endless run keeps up.
 
     Attributes:
@@ -781,8 +779,7 @@ class SinkStats:
     last_error: str = ""
 
 
-@dataclass
-class StreamStats:
+class StreamStats(msgspec.Struct):
     """How an endless run goes on.
 
     Attributes:
@@ -806,8 +803,8 @@ class StreamStats:
     outbox_entries: int = 0
     outbox_bytes: int = 0
     paused: bool = False
-    sinks: dict[str, SinkStats] = field(default_factory=dict)
-    watermarks: dict[str, float] = field(default_factory=dict)
+    sinks: dict[str, SinkStats] = msgspec.field(default_factory=dict)
+    watermarks: dict[str, float] = msgspec.field(default_factory=dict)
     late: int = 0
     live_users: int = 0
     progress: float = 0.0
@@ -1094,8 +1091,7 @@ class Partition(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class MicroBatch:
+class MicroBatch(msgspec.Struct, frozen=True):
     """Events that an endless source has read together, and how far it has read with them.
 
     A source yields an empty one about once a second while nothing comes, so that the runtime can
@@ -1115,15 +1111,14 @@ class MicroBatch:
     """
 
     partitions: Sequence[Partition] = ()
-    offsets: Mapping[str, bytes] = field(default_factory=dict)
+    offsets: Mapping[str, bytes] = msgspec.field(default_factory=dict)
     acknowledge: Callable[[], None] | None = None
-    restored: Mapping[StateKey, bytes] = field(default_factory=dict)
+    restored: Mapping[StateKey, bytes] = msgspec.field(default_factory=dict)
     journal: bytes | None = None
     is_replay: bool = False
 
 
-@dataclass(frozen=True)
-class BatchPartition:
+class BatchPartition(msgspec.Struct, frozen=True):
     """A partition of one batch that is in memory."""
 
     batch: Batch
@@ -1141,8 +1136,7 @@ class BatchPartition:
         return iter([self.batch])
 
 
-@dataclass(frozen=True)
-class StreamPartition:
+class StreamPartition(msgspec.Struct, frozen=True):
     """A partition that only this process can read, because reading has started."""
 
     batches: Iterator[Batch]

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
+import msgspec
 import polars as pl
 
 from morpheus.columns import TIME
@@ -35,8 +35,7 @@ _DAY = pl.col(TIME).dt.date()
 _SATURDAY = 6
 
 
-@dataclass(frozen=True)
-class DerivedColumn:
+class DerivedColumn(msgspec.Struct, frozen=True):
     """A column that is computed from other columns.
 
     Attributes:
@@ -178,8 +177,7 @@ def _previous_value(frame: pl.DataFrame, column: str) -> pl.Series:
     return frame.select(pl.col(column).shift().over(USER, _DAY)).to_series()
 
 
-@dataclass(frozen=True)
-class RegexClassifier:
+class RegexClassifier(msgspec.Struct, frozen=True):
     """Maps a value to the class of the first pattern that occurs in it, ignoring case.
 
     Attributes:

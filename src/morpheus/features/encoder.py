@@ -11,15 +11,17 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from hashlib import blake2b
 from itertools import pairwise
 from statistics import NormalDist
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 import polars as pl
+from msgspec.structs import astuple, replace
 from numpy.typing import NDArray
 
 MISSING, UNKNOWN, FIRST_CODE = 0, 1, 2
@@ -33,8 +35,7 @@ fingerprint."""
 _NO_VALUES: dict[str | None, int] = {None: MISSING}
 
 
-@dataclass(frozen=True)
-class Category:
+class Category(msgspec.Struct, frozen=True):
     """A column of values that have a code each.
 
     A value that occurs once in the history does not get a code. So columns of identifiers, in which
@@ -142,8 +143,7 @@ NUMBER_PATTERN = r"^-?(0|[1-9][0-9]{0,14})(\.[0-9]+)?$"
 numbers."""
 
 
-@dataclass(frozen=True)
-class Number:
+class Number(msgspec.Struct, frozen=True):
     """A column of quantities.
 
     The scale is a line through points, (N_QUANTILES,) or (2,). Outside of the points it continues
@@ -438,8 +438,7 @@ class EncodedSlice:
         return type(None), ()
 
 
-@dataclass(frozen=True)
-class UniqueRows:
+class UniqueRows(msgspec.Struct, frozen=True):
     """The distinct rows of a slice.
 
     Attributes:
@@ -519,8 +518,7 @@ def _encode_in_polars(text: pl.Series, codes: NDArray[np.int32]) -> dict[str, in
 Column = Category | Number
 
 
-@dataclass(frozen=True)
-class EncodedRows:
+class EncodedRows(msgspec.Struct, frozen=True):
     """The distinct rows among some events. Log rows repeat, and each is computed once.
 
     Attributes:
@@ -539,8 +537,7 @@ class EncodedRows:
         return np.bincount(self.inverse, minlength=len(self.codes))
 
 
-@dataclass(frozen=True)
-class Encoder:
+class Encoder(msgspec.Struct, frozen=True, dict=True):
     """Encodes the columns of one user's events as codes and numbers.
 
     Attributes:

@@ -14,7 +14,6 @@ Sizes in shapes: D distinct rows, C columns, B rows in a batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from math import exp, log
@@ -75,8 +74,7 @@ NATS_PER_BIT = log(2)
 Float32Array = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class ColumnAttribution:
+class ColumnAttribution(msgspec.Struct, frozen=True, dict=True):
     """The anomaly of each column of some distinct rows, by one fingerprint.
 
     Attributes:
@@ -231,8 +229,7 @@ class ColumnAttribution:
         return marginal > self.parts.usual.excess_z(conditional, CONDITIONAL_STD_FLOOR)
 
 
-@dataclass(frozen=True)
-class TypicalValue:
+class TypicalValue(msgspec.Struct, frozen=True):
     """The most likely known value of a column.
 
     Attributes:
@@ -246,8 +243,7 @@ class TypicalValue:
     value: str | float | None
 
 
-@dataclass(frozen=True)
-class ColumnPrediction:
+class ColumnPrediction(msgspec.Struct, frozen=True, dict=True):
     """Predictions of one column of a batch of rows, from their other columns.
 
     Attributes:
@@ -322,8 +318,7 @@ def _to_bits(nats: float) -> float:
     return round(nats / NATS_PER_BIT, 2) + 0.0
 
 
-@dataclass
-class CounterfactualSearch:
+class CounterfactualSearch(msgspec.Struct):
     """Distinct rows in which some values are replaced by more likely ones.
 
     Attributes:
@@ -486,8 +481,7 @@ def _narrow(codes: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
     return codes.astype(np.uint8 if small else np.uint16)
 
 
-@dataclass(frozen=True)
-class NearestNormal:
+class NearestNormal(msgspec.Struct, frozen=True):
     """Normal events, and a batch of events to compare with them.
 
     Attributes:
@@ -686,8 +680,7 @@ def _put_first(actions: list[EarlierAction], action: EarlierAction) -> None:
     actions[:] = [action, *rest[: MAX_EARLIER_ACTIONS - 1]]
 
 
-@dataclass(frozen=True)
-class ColumnContribution:
+class ColumnContribution(msgspec.Struct, frozen=True):
     """Contribution of a column to the risk of an event; see `explanation.ColumnReason`.
 
     Attributes:
@@ -710,8 +703,7 @@ class ColumnContribution:
     redundant_columns: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class PrecedingContext:
+class PrecedingContext(msgspec.Struct, frozen=True):
     """The context of each event of a batch.
 
     Attributes:

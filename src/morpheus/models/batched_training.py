@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from itertools import zip_longest
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -151,8 +152,7 @@ class BatchedAutoencoder(Autoencoder):
         return rows.clamp_(min=0)
 
 
-@dataclass
-class JobState:
+class JobState(msgspec.Struct):
     """Progress of one job in a batch.
 
     Attributes:
@@ -173,7 +173,7 @@ class JobState:
     best_loss: float
     best_epoch: int
     done: bool = False
-    loss_curve: list[float] = field(default_factory=list)
+    loss_curve: list[float] = msgspec.field(default_factory=list)
 
     @classmethod
     def from_job(cls, job: TrainJob) -> JobState:

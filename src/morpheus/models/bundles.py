@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from morpheus.features.encoder import UNKNOWN, EncodedRows, number_within
@@ -64,8 +65,7 @@ MAX_BUNDLE_ROWS = 128
 Float32Array = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class NetworkBundle:
+class NetworkBundle(msgspec.Struct, frozen=True, dict=True):
     """The networks of some users, of one size and without number columns, and rows of each.
 
     Attributes:
@@ -202,8 +202,7 @@ class NetworkBundle:
         return logits.share(logits.positions(self.codes))
 
 
-@dataclass(frozen=True)
-class _LogitBlocks:
+class _LogitBlocks(msgspec.Struct, frozen=True, dict=True):
     """One number for each code and row, in blocks of `ROWS_PER_PRODUCT` rows of one user.
 
     Attributes:
@@ -464,8 +463,7 @@ BundleValues = Callable[[str, NDArray[np.intp]], Sequence[str | None]]
 """Returns the values of a column, by name, for some events of all users."""
 
 
-@dataclass(frozen=True)
-class DayBundle:
+class DayBundle(msgspec.Struct, frozen=True, dict=True):
     """Events of one day of each of several users: their latest, or one after it.
 
     A day before it has ended; see `DailyScorer.end_day`.
@@ -804,8 +802,7 @@ class DayBundle:
             state.forget_oldest()
 
 
-@dataclass(frozen=True)
-class _BundleCounts:
+class _BundleCounts(msgspec.Struct, frozen=True):
     """Counts of the values of all users: of each user the new ones by key, then the codes.
 
     Attributes:

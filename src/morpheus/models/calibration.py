@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from morpheus.models.scoring import TAIL_DAYS, TAIL_DECADE
@@ -50,8 +50,7 @@ SEVERITY_NAMES = ((75, "critical"), (50, "high"), (25, "medium"), (0, "low"))
 _FIRST_MONDAY = 4 * SECONDS_PER_DAY  # 1970 began on a Thursday.
 
 
-@dataclass(frozen=True)
-class CalibrationSet:
+class CalibrationSet(msgspec.Struct, frozen=True):
     """Scores of a user's validation events, by a network that was not trained on them.
 
     Attributes:
@@ -113,8 +112,7 @@ def _subsample(values: NDArray[np.float64]) -> NDArray[np.float32]:
     return np.asarray(np.sort(values)[positions], dtype=np.float32)
 
 
-@dataclass(frozen=True)
-class UserDays:
+class UserDays(msgspec.Struct, frozen=True):
     """Highest risks of a user's days, in the calibration and in the scored events.
 
     Attributes:
@@ -155,8 +153,7 @@ def combine_pvalues(risks: NDArray[np.float64], bursts: NDArray[np.float64]) -> 
     return np.asarray(np.where(np.isnan(bursts), risks, both))
 
 
-@dataclass(frozen=True)
-class PooledTail:
+class PooledTail(msgspec.Struct, frozen=True):
     """How often a day of any user has a risk as high: empirical, with a fitted tail.
 
     Attributes:
@@ -211,8 +208,7 @@ def _thin(maxima: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(maxima[positions.round().astype(int)])
 
 
-@dataclass(frozen=True)
-class AlertBudget:
+class AlertBudget(msgspec.Struct, frozen=True):
     """The p-value below which a user-day is an alert, and what to expect of it.
 
     Attributes:
@@ -289,8 +285,7 @@ def count_shared_days(users: Sequence[UserDays]) -> int:
     return int((counts >= max(1.0, 0.05 * len(users))).sum()) if len(dates) else 0
 
 
-@dataclass(frozen=True)
-class AlertForecast:
+class AlertForecast(msgspec.Struct, frozen=True):
     """Expected number of alerts.
 
     Attributes:

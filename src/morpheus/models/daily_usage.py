@@ -12,7 +12,6 @@ batch, G days of a batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
 from itertools import pairwise
@@ -20,6 +19,7 @@ from typing import TypeVar
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from morpheus.features.encoder import UNKNOWN, EncodedRows
@@ -152,8 +152,7 @@ COMMON_STATE = tuple(name for name in UsageState.__struct_fields__ if name != "m
 """Fields that are equal in the states of stages that have seen the same events."""
 
 
-@dataclass(frozen=True)
-class EventValues:
+class EventValues(msgspec.Struct, frozen=True):
     """Values of the events of a batch, and what the network predicts of them.
 
     Sizes: D distinct rows.
@@ -241,8 +240,7 @@ def columns_of_new(keys: IntArray) -> NDArray[np.intp]:
     return np.asarray((-keys - 1) & ((1 << _COLUMN_BITS) - 1), dtype=np.intp)
 
 
-@dataclass(frozen=True)
-class DailyScores:
+class DailyScores(msgspec.Struct, frozen=True):
     """Scores of the events of a batch.
 
     Attributes:
@@ -278,12 +276,12 @@ class DailyScores:
     steps: FloatArray
     step_columns: FloatArray
     starts_day: NDArray[np.bool_]
-    shares: FloatArray = field(default_factory=lambda: np.empty((0, 0)))
-    memory_parts: FloatArray = field(default_factory=lambda: np.empty((0, 0)))
+    shares: FloatArray = msgspec.field(default_factory=lambda: np.empty((0, 0)))
+    memory_parts: FloatArray = msgspec.field(default_factory=lambda: np.empty((0, 0)))
 
     def take(self, rows: slice) -> DailyScores:
         """Return the scores of consecutive events, before `divide`."""
-        names = (name for name in self.__dataclass_fields__ if name not in _DIVIDED)
+        names = (name for name in self.__struct_fields__ if name not in _DIVIDED)
         return DailyScores(*(getattr(self, name)[rows] for name in names))
 
     def divide(self, state: UsageState, leads: NDArray[np.intp]) -> DailyScores:
@@ -312,7 +310,7 @@ class DailyScores:
         """Join the scores of consecutive events."""
         if len(parts) == 1:
             return parts[0]
-        names = [name for name in cls.__dataclass_fields__ if name not in _DIVIDED]
+        names = [name for name in cls.__struct_fields__ if name not in _DIVIDED]
         names += _DIVIDED if parts[0].shares.size else ()
         return cls(
             **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
@@ -322,8 +320,7 @@ class DailyScores:
 _DIVIDED = {"shares", "memory_parts"}
 
 
-@dataclass(frozen=True)
-class DailyScorer:
+class DailyScorer(msgspec.Struct, frozen=True, dict=True):
     """Scores events by what was known at the start of their day.
 
     Attributes:
@@ -448,8 +445,7 @@ class DailyScorer:
         yield from (slice(*cut) for cut in pairwise([*cuts.tolist(), len(days)]))
 
 
-@dataclass(frozen=True)
-class _ByHistory:
+class _ByHistory(msgspec.Struct, frozen=True):
     """Evidence of distinct rows by the history alone, in nats.
 
     Attributes:
@@ -461,8 +457,7 @@ class _ByHistory:
     steps: FloatArray
 
 
-@dataclass(frozen=True)
-class _KnownValues:
+class _KnownValues(msgspec.Struct, frozen=True):
     """Counts of each value at the start of each day of a window.
 
     Attributes:
@@ -498,8 +493,7 @@ def find_frequency(share: FloatArray, events: FloatArray) -> FloatArray:
     return np.where(share > 0, np.maximum(share, 1 / np.maximum(events, 1)), 0)
 
 
-@dataclass(frozen=True)
-class _Evidence:
+class _Evidence(msgspec.Struct, frozen=True):
     """Evidence of each event of a window, in nats.
 
     Attributes:
@@ -527,8 +521,7 @@ class _Evidence:
     maxima: FloatArray
 
 
-@dataclass
-class _Window:
+class _Window(msgspec.Struct, dict=True):
     """Some days of a user: one row for each, and one for the unfinished day of the state.
 
     Attributes:
@@ -872,8 +865,7 @@ def encode_keys(
     return keys
 
 
-@dataclass(frozen=True)
-class DayRecord:
+class DayRecord(msgspec.Struct, frozen=True, dict=True):
     """How the events of a batch were scored, for later stages that need the same scores.
 
     Attributes:
@@ -890,7 +882,7 @@ class DayRecord:
     after: UsageState
     predictions: MaskedPredictions
     all_scores: DailyScores
-    span: slice = field(default_factory=lambda: slice(None))
+    span: slice = msgspec.field(default_factory=lambda: slice(None))
 
     @cached_property
     def scores(self) -> DailyScores:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
+import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -138,8 +138,7 @@ def psi_noise(bins: int, expected: int, actual: int) -> float:
     return quantile * (1 / max(expected, 1) + 1 / max(actual, 1))
 
 
-@dataclass(frozen=True)
-class Shift:
+class Shift(msgspec.Struct, frozen=True):
     """How much a distribution has shifted.
 
     Attributes:
@@ -203,8 +202,7 @@ def _count_others(counts: Mapping[str | None, int], names: list[str | None]) -> 
     return sum(count for name, count in counts.items() if name not in known)
 
 
-@dataclass(frozen=True)
-class Rise:
+class Rise(msgspec.Struct, frozen=True):
     """A sustained rise.
 
     Attributes:
@@ -297,8 +295,7 @@ def trim_strangest(scores: FloatArray, share: float = TRIMMED_SHARE) -> BoolArra
     return np.asarray(scores > limit)
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(msgspec.Struct, frozen=True):
     """What a retraining does with each event.
 
     Attributes:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from typing import NamedTuple, Self
@@ -263,8 +262,7 @@ class Explanation(msgspec.Struct, frozen=True):
         return tuple((large or top[:1])[:max_columns])
 
 
-@dataclass(frozen=True)
-class EventFacts:
+class EventFacts(msgspec.Struct, frozen=True):
     """What the reason of an event says besides its explanation.
 
     Attributes:
@@ -282,8 +280,8 @@ class EventFacts:
 
     action: str | None = None
     action_column: str = ""
-    frequency: Mapping[str, float] = field(default_factory=dict)
-    others: Mapping[str, float] = field(default_factory=dict)
+    frequency: Mapping[str, float] = msgspec.field(default_factory=dict)
+    others: Mapping[str, float] = msgspec.field(default_factory=dict)
     time: str = ""
     is_outside_hours: bool = False
     earlier: tuple[str, ...] = ()
@@ -374,15 +372,14 @@ def _quote(text: str, length: int, *, whole_start: bool) -> str:
     return f"`{elide_middle(safe, length)}`"
 
 
-@dataclass(frozen=True)
-class ReasonWriter:
+class ReasonWriter(msgspec.Struct, frozen=True, dict=True):
     """Writes the reasons of one kind of log.
 
     Attributes:
         log: The log.
     """
 
-    log: LogDescription = field(default_factory=LogDescription)
+    log: LogDescription = msgspec.field(default_factory=LogDescription)
 
     def write(
         self, explanation: Explanation, max_columns: int, facts: EventFacts | None = None
@@ -456,8 +453,7 @@ def _lower_first(label: str) -> str:
     return label if label[1:2].isupper() else label[:1].lower() + label[1:]
 
 
-@dataclass(frozen=True)
-class _Sentence:
+class _Sentence(msgspec.Struct, frozen=True, dict=True):
     """A reason in parts.
 
     Attributes:

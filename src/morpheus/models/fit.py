@@ -10,13 +10,13 @@ Sizes in shapes: D distinct rows, C columns, S events of the population sample.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, TypedDict, Unpack
 
 import msgspec
 import numpy as np
 import polars as pl
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from morpheus.features.encoder import (
@@ -73,8 +73,7 @@ MIN_EVENTS_FOR_PEERS = 20
 """Minimum number of own events to select similar users by."""
 
 
-@dataclass(frozen=True)
-class UserHistory:
+class UserHistory(msgspec.Struct, frozen=True):
     """History of a user.
 
     Attributes:
@@ -103,7 +102,7 @@ class UserHistory:
         facts = (len(own), distinct, first, last, epochs, seed)
         card = ModelCard(self.user, *facts, self.training_data_scope, self.borrowed_events)
         filled = find_filled_columns(self.events, columns)
-        return msgspec.structs.replace(card, filled_columns=filled)
+        return replace(card, filled_columns=filled)
 
     @property
     def seconds(self) -> NDArray[np.float64]:
@@ -179,8 +178,7 @@ class FitOptions(TypedDict, total=False):
     seed: int
 
 
-@dataclass(frozen=True)
-class TrainValidationSplit:
+class TrainValidationSplit(msgspec.Struct, frozen=True, dict=True):
     """A history, encoded twice: split into an earlier and a later part, and as a whole.
 
     Attributes:
@@ -276,7 +274,7 @@ class TrainValidationSplit:
             len(self.rows.codes), final.epochs, self.seed, self.encoder.names
         )
         return Fingerprint(
-            msgspec.structs.replace(card, summary=summary),
+            replace(card, summary=summary),
             self.encoder,
             final.net,
             self.oov_rates,
@@ -347,8 +345,7 @@ class TrainValidationSplit:
         return derive_user_seed(self.seed, self.history.user)
 
 
-@dataclass(frozen=True)
-class ValidationRun:
+class ValidationRun(msgspec.Struct, frozen=True, dict=True):
     """Validation events, as scored by a network and by counts of earlier events.
 
     Attributes:
@@ -483,8 +480,7 @@ def _maxima_by_day(
     return np.asarray(np.maximum.reduceat(risks[chosen], starts))
 
 
-@dataclass(frozen=True)
-class TrainingDataBackoff:
+class TrainingDataBackoff(msgspec.Struct, frozen=True):
     """Extends short histories with events of other users.
 
     The other users' events come first, user after user. So the later part, which validates, has

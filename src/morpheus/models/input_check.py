@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
+import msgspec
 import numpy as np
 import polars as pl
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from morpheus.columns import INDEX, POPULATION_USER, ROW, TIME
@@ -42,8 +43,7 @@ MAX_USUAL_NEW_SHARE = 0.5
 values of an identifier are new."""
 
 
-@dataclass(frozen=True)
-class DatasetProfile:
+class DatasetProfile(msgspec.Struct, frozen=True, dict=True):
     """What is in some events, once they are read.
 
     Attributes:
@@ -74,8 +74,7 @@ class DatasetProfile:
         return [name for name in features if not self.value_counts.get(name)]
 
 
-@dataclass(frozen=True)
-class InputProfile:
+class InputProfile(msgspec.Struct, frozen=True):
     """What is in the input and in the training events of a run.
 
     Attributes:
@@ -98,8 +97,7 @@ class InputProfile:
     warns_empty: bool = False
 
 
-@dataclass(frozen=True)
-class ColumnNovelty:
+class ColumnNovelty(msgspec.Struct, frozen=True):
     """How many values of a column are new to the fingerprints.
 
     A user is one of a batch: in an endless run, users count once for each batch.
@@ -148,8 +146,7 @@ class ColumnNovelty:
         return f"{quote_backtick(name)} ({example}; in training {usual})"
 
 
-@dataclass(frozen=True)
-class NewValues:
+class NewValues(msgspec.Struct, frozen=True):
     """How many values are new to the fingerprints, by column.
 
     Logs that are exported in another form than those of the training have new values only.
@@ -160,7 +157,7 @@ class NewValues:
     """
 
     events: int = 0
-    columns: Mapping[str, ColumnNovelty] = field(default_factory=dict)
+    columns: Mapping[str, ColumnNovelty] = msgspec.field(default_factory=dict)
 
     def merge(self, other: NewValues) -> NewValues:
         """Return the sum."""
@@ -271,8 +268,7 @@ def _find_first_new(rows: EncodedRows, column: int) -> int:
     return int((rows.codes[rows.inverse, column] == UNKNOWN).argmax())
 
 
-@dataclass(frozen=True)
-class ModelAge:
+class ModelAge(msgspec.Struct, frozen=True):
     """How old the fingerprints of a run are.
 
     Attributes:
@@ -291,8 +287,7 @@ class ModelAge:
         return max(0, (self.first_event - self.newest).days)
 
 
-@dataclass(frozen=True)
-class InputCheck:
+class InputCheck(msgspec.Struct, frozen=True):
     """Compares events with the fingerprints that score them, or with the training events.
 
     Attributes:

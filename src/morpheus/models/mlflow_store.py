@@ -16,7 +16,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from hashlib import sha256
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec.structs import replace
 
 from morpheus.errors import ModelCorruptedError, MorpheusError, TransientError, UsageError
 from morpheus.models.store import RETRAIN_HINT
@@ -112,8 +113,7 @@ def _check_server(name: str, address: str) -> None:
         ) from error
 
 
-@dataclass(frozen=True)
-class _PatientClient:
+class _PatientClient(msgspec.Struct, frozen=True):
     """Asks again if MLflow's own files are not complete yet, because another run is writing them.
 
     Also a new version begins with reading the others.
@@ -143,8 +143,7 @@ def _ask_again(method: Callable[..., Any], *args: Any, **options: Any) -> Any:  
     return method(*args, **options)
 
 
-@dataclass(frozen=True)
-class MlflowFiles:
+class MlflowFiles(msgspec.Struct, frozen=True, dict=True):
     """The artifacts of a registered model; see `morpheus.storage.atomic.Store`.
 
     Attributes:
@@ -368,7 +367,7 @@ class MlflowVersions(VersionedStore):
             self._update(before, after)
         else:
             with self._take_number() as number:
-                before = msgspec.structs.replace(self.read_manifest(), next_number=number)
+                before = replace(self.read_manifest(), next_number=number)
                 after = change(before)
                 self._update(before, after)
         if finish is not None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
+import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -25,8 +25,7 @@ _UNKNOWN_OWNER = -2
 """Number of a user without events in the sample."""
 
 
-@dataclass(frozen=True)
-class ValueUsage:
+class ValueUsage(msgspec.Struct, frozen=True, dict=True):
     """How often each user of a sample has each value of a column.
 
     Sizes: O users, V values, P pairs of a user and a value that the user has.
@@ -164,8 +163,7 @@ _EMPTY_USAGE = ValueUsage.from_values(pl.Series([None]), *np.zeros((2, 1), dtype
 """Usage of a column that the sample does not have."""
 
 
-@dataclass(frozen=True)
-class Population:
+class Population(msgspec.Struct, frozen=True, dict=True):
     """A sample of all users' histories.
 
     Attributes:

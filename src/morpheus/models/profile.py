@@ -141,7 +141,7 @@ class InputSpec(msgspec.Struct, frozen=True):
                 column counts, because a frame has other columns too.
 
         >>> learned = InputSpec("Okta", "actor", (FeatureSpec("city"),), source="from-file")
-        >>> learned.find_differences(msgspec.structs.replace(learned, user_column="name"))
+        >>> learned.find_differences(replace(learned, user_column="name"))
         ['They name users by `actor`, not by `name`: give `--userid_column_name=@actor`']
         """
         if "" in {self.log_format, other.log_format}:
@@ -354,8 +354,7 @@ class Fingerprint:
         return self.scoring_parts.column_risks(rows)
 
 
-@dataclass(frozen=True)
-class ScoringParts:
+class ScoringParts(msgspec.Struct, frozen=True, dict=True):
     """What risks need of a fingerprint.
 
     Attributes:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date, timedelta
 from functools import cached_property
 from itertools import pairwise
@@ -20,6 +20,7 @@ from itertools import pairwise
 import msgspec
 import numpy as np
 import polars as pl
+from msgspec import structs
 from numpy.typing import NDArray
 
 from morpheus.models.calibration import CalibrationSet
@@ -64,8 +65,7 @@ TOP_CAUSES = 3
 """Maximum number of columns that are named as the causes of a rise."""
 
 
-@dataclass(frozen=True)
-class Guard:
+class Guard(msgspec.Struct, frozen=True):
     """What protects the training.
 
     Attributes:
@@ -82,8 +82,7 @@ class Guard:
     anchor: bool = True
 
 
-@dataclass(frozen=True)
-class UserEvents:
+class UserEvents(msgspec.Struct, frozen=True, dict=True):
     """A user's events, at least one, in time order.
 
     Attributes:
@@ -114,7 +113,7 @@ class UserEvents:
     def take(self, chosen: BoolArray) -> UserEvents:
         """Return some of the events."""
         kept = pl.Series(chosen)
-        return replace(self, events=self.events.filter(kept), times=self.times.filter(kept))
+        return structs.replace(self, events=self.events.filter(kept), times=self.times.filter(kept))
 
     def find_after(self, day: int) -> BoolArray:
         """Return which events are of later days than a day, (n,)."""
@@ -139,8 +138,7 @@ def score_by_history(fingerprint: Fingerprint, given: UserEvents) -> FloatArray:
     return np.asarray(fingerprint.column_risks(rows).sum(1)[rows.inverse])
 
 
-@dataclass(frozen=True)
-class DayScores:
+class DayScores(msgspec.Struct, frozen=True):
     """Scores by the days before each event, as `add-scores` computes them.
 
     Attributes:
@@ -210,8 +208,7 @@ def count_flagged(
     return flagged
 
 
-@dataclass(frozen=True)
-class Cause:
+class Cause(msgspec.Struct, frozen=True):
     """A column whose values made scores rise.
 
     Attributes:
@@ -229,8 +226,7 @@ class Cause:
     after: float
 
 
-@dataclass(frozen=True)
-class UserRise:
+class UserRise(msgspec.Struct, frozen=True):
     """A sustained rise of a user's scores.
 
     Attributes:
@@ -248,8 +244,7 @@ class UserRise:
     causes: tuple[Cause, ...] = ()
 
 
-@dataclass(frozen=True)
-class UserReview:
+class UserReview(msgspec.Struct, frozen=True, dict=True):
     """A user's recent events, as the champion and the anchor see them.
 
     Attributes:
@@ -425,7 +420,7 @@ def freeze(fingerprint: Fingerprint, since: date) -> Fingerprint:
         fingerprint: The anchor.
         since: First day of the rise.
     """
-    card = msgspec.structs.replace(fingerprint.card, frozen_since=since.isoformat())
+    card = structs.replace(fingerprint.card, frozen_since=since.isoformat())
     return replace(fingerprint, card=card)
 
 
@@ -460,7 +455,7 @@ def update(fingerprint: Fingerprint, given: UserEvents, selection: Selection) ->
     calibration = fingerprint.calibration
     if fresh.any():
         calibration = _add_days(fingerprint, given.take(fresh))
-    card = msgspec.structs.replace(
+    card = structs.replace(
         fingerprint.card,
         events=len(learned),
         first=learned.times[0].isoformat(),
@@ -482,11 +477,10 @@ def _add_days(fingerprint: Fingerprint, given: UserEvents) -> CalibrationSet:
         np.append(old.risks, daily.risk).astype(np.float64),
         np.append(old.day_maxima, maxima).astype(np.float64),
     )
-    return replace(added, events=old.events + len(given)).center(old.typical_score)
+    return structs.replace(added, events=old.events + len(given)).center(old.typical_score)
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(msgspec.Struct, frozen=True):
     """Champion and candidate on later days that neither has learned.
 
     Attributes:
@@ -507,7 +501,7 @@ class Comparison:
 
     def add(self, other: Comparison) -> Comparison:
         """Add the figures of another user."""
-        names = self.__dataclass_fields__
+        names = self.__struct_fields__
         return Comparison(*(getattr(self, name) + getattr(other, name) for name in names))
 
     @property

@@ -12,11 +12,11 @@ columns, G days.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 from zlib import crc32
 
+import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -58,8 +58,7 @@ MIN_PVALUE = 1e-6
 NOVELTY_DECAY = 2 ** (-1 / NOVELTY_HALF_LIFE)
 
 
-@dataclass(frozen=True)
-class BaselineStats:
+class BaselineStats(msgspec.Struct, frozen=True):
     """Normal values of a quantity that each column of an event has.
 
     Attributes:
@@ -105,8 +104,7 @@ def compute_offsets(code_counts: Sequence[int]) -> NDArray[np.int64]:
     return np.asarray(sizes.cumsum() - sizes)
 
 
-@dataclass(frozen=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, dict=True):
     """Counts of a user's values at the end of the history.
 
     Attributes:
@@ -309,8 +307,7 @@ def _group_columns(evidence: FloatArray, leads: NDArray[np.intp]) -> FloatArray:
     return grouped
 
 
-@dataclass(frozen=True)
-class PValues:
+class PValues(msgspec.Struct, frozen=True):
     """P-values of user-days by their highest risk.
 
     Attributes:
@@ -383,8 +380,7 @@ def number_sessions(
     return np.asarray(np.cumsum(changed), dtype=np.intp)
 
 
-@dataclass(frozen=True)
-class MaskedPredictor:
+class MaskedPredictor(msgspec.Struct, frozen=True):
     """Predicts each column of some events from their other columns.
 
     One column at a time is hidden from the network. Only its contribution to the first layer is
@@ -471,8 +467,7 @@ class MaskedPredictor:
         return slice(start, start + self.net.config.code_counts[column])
 
 
-@dataclass(frozen=True)
-class MaskedPredictions:
+class MaskedPredictions(msgspec.Struct, frozen=True):
     """Predictions of each column of some events from their other columns.
 
     Attributes:

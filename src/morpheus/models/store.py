@@ -21,6 +21,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
@@ -202,8 +203,7 @@ class ModelStore:
         return f"{display_path(self.folder, model_path(card.sha256))}: fingerprint of {user!r}"
 
 
-@dataclass(frozen=True)
-class SavedModels:
+class SavedModels(msgspec.Struct, frozen=True):
     """The fingerprints that a run has saved.
 
     Attributes:
@@ -244,7 +244,7 @@ def put_model(
     """
     content = dump_fingerprint(fingerprint)
     digest = sha256(content).hexdigest()
-    card = msgspec.structs.replace(fingerprint.card, size=len(content), sha256=digest)
+    card = replace(fingerprint.card, size=len(content), sha256=digest)
     folder = open_store(location) if isinstance(location, str | PathLike) else location
     folder.write(model_path(card.sha256), content, durable=durable)
     return card
@@ -360,7 +360,7 @@ def dump_fingerprint(fingerprint: Fingerprint) -> bytes:
     """Encode a fingerprint. Equal fingerprints give equal bytes."""
     config, usage, usual = fingerprint.net.config, fingerprint.usage, fingerprint.usual
     header = ModelHeader(
-        msgspec.structs.replace(fingerprint.card, size=0, sha256="", version=0),
+        replace(fingerprint.card, size=0, sha256="", version=0),
         tuple(_to_spec(column) for column in fingerprint.encoder.columns),
         (config.hidden, config.bottleneck),
         fingerprint.calibration.events,
@@ -457,8 +457,7 @@ def load_fingerprint(content: bytes, card: ModelCard) -> tuple[Fingerprint, str]
     return fingerprint, header.card.user
 
 
-@dataclass(frozen=True)
-class _TensorReader:
+class _TensorReader(msgspec.Struct, frozen=True):
     """Reads the tensors of a file, and checks their shapes.
 
     Attributes:
@@ -617,7 +616,7 @@ class _IndexFile(msgspec.Struct, frozen=True, omit_defaults=True):
 def dump_index(index: ModelIndex, key: bytes | None = None) -> bytes:
     """Encode an index, with users in alphabetical order, and sign it if there is a key."""
     users = dict(sorted(index.users.items()))
-    text = msgspec.json.encode(msgspec.structs.replace(index, users=users))
+    text = msgspec.json.encode(replace(index, users=users))
     signature = sign_text(text, key)
     return msgspec.json.encode(
         _IndexFile(INDEX_VERSION, sha256(text).hexdigest(), msgspec.Raw(text), signature)

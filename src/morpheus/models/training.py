@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
@@ -50,8 +50,7 @@ in any batch."""
 ScalarT = TypeVar("ScalarT", bound=np.generic)
 
 
-@dataclass(frozen=True)
-class TrainingSet:
+class TrainingSet(msgspec.Struct, frozen=True):
     """Training data of one network.
 
     Attributes:
@@ -99,8 +98,7 @@ class TrainingSet:
         return corrupted, self.numbers
 
 
-@dataclass(frozen=True)
-class TrainJob:
+class TrainJob(msgspec.Struct, frozen=True):
     """A network to train, and its data.
 
     Attributes:
@@ -122,8 +120,7 @@ class TrainJob:
         return LEARNING_RATE * max(FINAL_RATE_SHARE, 1 - (epoch - 1) / self.epochs)
 
 
-@dataclass(frozen=True)
-class TrainResult:
+class TrainResult(msgspec.Struct, frozen=True):
     """A trained network.
 
     Attributes:

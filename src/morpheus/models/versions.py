@@ -22,7 +22,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from importlib import import_module
@@ -32,6 +32,7 @@ from typing import Annotated
 from weakref import finalize
 
 import msgspec
+from msgspec.structs import replace
 
 from morpheus.errors import ModelCorruptedError, MorpheusError, TransientError, UsageError
 from morpheus.models.profile import Fingerprint, InputSpec, ModelCard, list_names
@@ -148,7 +149,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
         former = self.former.get(name, ())
         if before is not None:
             former = (*former, before)[-MAX_FORMER:]
-        return msgspec.structs.replace(
+        return replace(
             self,
             aliases=self.aliases | {name: number},
             former=self.former | ({name: former} if former else {}),
@@ -223,8 +224,7 @@ class _Index(msgspec.Struct, frozen=True, omit_defaults=True):
             datetime.fromisoformat(self.trained_until)
 
 
-@dataclass(frozen=True)
-class Placed:
+class Placed(msgspec.Struct, frozen=True):
     """A fingerprint that a store has.
 
     Attributes:
@@ -253,7 +253,7 @@ def _decode_entry(raw: _RawEntry, user: str) -> Placed:
             f"The card of {user!r} in a model store is not one that morpheus wrote ({error}). "
             f"{RETRAIN_HINT}."
         ) from error
-    return Placed(msgspec.structs.replace(entry.card, version=entry.version), pack, entry.start)
+    return Placed(replace(entry.card, version=entry.version), pack, entry.start)
 
 
 class PlacedModels(Mapping[str, Placed]):
@@ -301,8 +301,7 @@ class _PlacedCards(Mapping[str, ModelCard]):
         return f"<cards of {len(self):,} users>"
 
 
-@dataclass(frozen=True)
-class Replaced:
+class Replaced(msgspec.Struct, frozen=True):
     """A damaged fingerprint, or a damaged version, for which an earlier one is used.
 
     Attributes:
@@ -617,7 +616,7 @@ class VersionedStore:
 
         def take(manifest: Manifest) -> Manifest:
             number = 1 if not manifest.versions and is_alone() else manifest.next_number
-            return msgspec.structs.replace(manifest, next_number=number + 1)
+            return replace(manifest, next_number=number + 1)
 
         return self._change(take).next_number - 1
 
@@ -686,7 +685,7 @@ class VersionedStore:
             version = self._add_version(manifest, draft)
             made[:] = [version.number]
             versions = sorted((*manifest.versions, version), key=lambda each: each.number)
-            after = msgspec.structs.replace(
+            after = replace(
                 manifest,
                 versions=tuple(versions),
                 next_number=max(manifest.next_number, version.number + 1),
@@ -839,7 +838,7 @@ class VersionedStore:
             if not former:
                 return manifest
             rest = tuple(reversed(former[1:]))
-            return msgspec.structs.replace(
+            return replace(
                 manifest,
                 aliases=manifest.aliases | {CHAMPION: former[0]},
                 former=manifest.former | {CHAMPION: rest},
@@ -883,7 +882,7 @@ class VersionedStore:
                 name: tuple(each for each in numbers if each in kept)
                 for name, numbers in manifest.former.items()
             }
-            return msgspec.structs.replace(manifest, versions=versions, former=former)
+            return replace(manifest, versions=versions, former=former)
 
         before = self._list_files(self.read_manifest())
         self._change(drop, lambda after: self._remove_files(before, after))
@@ -920,7 +919,7 @@ class VersionedStore:
                 self._without(each, self._open(each), frozenset(users), moved)
                 for each in manifest.versions
             ]
-            return msgspec.structs.replace(manifest, versions=tuple(versions))
+            return replace(manifest, versions=tuple(versions))
 
         after = self._change(rewrite, lambda after: self._remove_files(before, after))
         needed = self._list_files(after)
@@ -955,7 +954,7 @@ class VersionedStore:
         copied = target.write_contents(version.read_contents(users))
         numbers = {user: placed.card.version for user, placed in _by_user(version, users)}
         placed = [
-            replace(each, card=msgspec.structs.replace(each.card, version=numbers[each.card.user]))
+            replace(each, card=replace(each.card, version=numbers[each.card.user]))
             for each in copied
         ]
         note, period = ("", ("", "")) if origin is None else (origin.note, origin.period)
@@ -1103,10 +1102,10 @@ class VersionedStore:
         store = ModelStore.open(str(self.folder), self.key)
         digest = self._write_index(_index_of_store(store))
         versions = tuple(
-            msgspec.structs.replace(each, indexes=tuple(name or digest for name in each.indexes))
+            replace(each, indexes=tuple(name or digest for name in each.indexes))
             for each in manifest.versions
         )
-        return msgspec.structs.replace(manifest, versions=versions)
+        return replace(manifest, versions=versions)
 
     def _resolve(self, manifest: Manifest, which: str | int) -> StoredVersion:
         text = str(which)
@@ -1199,7 +1198,7 @@ class VersionedStore:
 
     def _write_index(self, index: _Index) -> str:
         users = dict(sorted(index.users.items()))
-        content = msgspec.json.encode(msgspec.structs.replace(index, users=users))
+        content = msgspec.json.encode(replace(index, users=users))
         digest = sha256(content).hexdigest()
         self.folder.write(f"{INDEX_DIR}/{digest}.json", content)
         return digest
@@ -1230,7 +1229,7 @@ class VersionedStore:
         placed = [_move(each, moved.get(each.card.sha256)) for each in rest]
         index = _make_index(placed, stored.number, ModelFacts.from_store(version))
         rest_users = len(index.users)
-        return msgspec.structs.replace(
+        return replace(
             stored,
             indexes=(self._write_index(index),),
             users=rest_users,
@@ -1292,7 +1291,7 @@ class VersionedStore:
             ModelCorruptedError: A file has changed since it was written.
             TransientError: The folder cannot be written.
         """
-        cards = [msgspec.structs.replace(card, version=0) for card in cards]
+        cards = [replace(card, version=0) for card in cards]
         if not staging:
             return map(Placed, cards)
         by_user = {card.user: Placed(card) for card in sorted(cards, key=lambda card: card.user)}
@@ -1319,7 +1318,7 @@ class VersionedStore:
             for card, content in _prepend(first, contents):
                 digest = sha256(content).hexdigest()
                 sizes = {"size": len(content), "sha256": digest, "version": 0}
-                parts.append((msgspec.structs.replace(card, **sizes), start))
+                parts.append((replace(card, **sizes), start))
                 new.file.write(content)
                 whole.update(content)
                 start += len(content)
@@ -1374,8 +1373,7 @@ class VersionedStore:
         )
 
 
-@dataclass
-class _Leftovers:
+class _Leftovers(msgspec.Struct):
     """What a run has in a store before it publishes.
 
     Attributes:
@@ -1466,8 +1464,7 @@ class StagingFolder:
         self._left.number = None
 
 
-@dataclass(frozen=True)
-class ModelFacts:
+class ModelFacts(msgspec.Struct, frozen=True):
     """What the fingerprints of a version fit; see `ModelStore`."""
 
     inputs: InputSpec | None = None
@@ -1495,8 +1492,7 @@ class ModelFacts:
         return replace(self, trained_until=until)
 
 
-@dataclass(frozen=True)
-class NewVersion:
+class NewVersion(msgspec.Struct, frozen=True):
     """A version before it is published; see `VersionedStore.publish`.
 
     Attributes:
@@ -1613,7 +1609,7 @@ def _make_index(placed: Sequence[Placed], number: int, facts: ModelFacts) -> _In
             msgspec.json.encode(
                 _Entry(
                     each.card.version or number,
-                    msgspec.structs.replace(each.card, version=0),
+                    replace(each.card, version=0),
                     positions.get(each.pack, -1),
                     each.start,
                 )

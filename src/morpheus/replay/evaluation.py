@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -210,8 +211,7 @@ def select_before_split(population: pl.DataFrame) -> pl.DataFrame:
     return population.filter(pl.col(TIME) < find_split_time(population[TIME]))
 
 
-@dataclass
-class _ReplayState:
+class _ReplayState(msgspec.Struct):
     """The batches of a user, until the last one is there.
 
     Attributes:
@@ -220,7 +220,7 @@ class _ReplayState:
     """
 
     training: UserTraining
-    batches: list[Events] = field(default_factory=list)
+    batches: list[Events] = msgspec.field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -389,8 +389,7 @@ def _null_column(name: str) -> pl.Expr:
     return pl.lit(None, SCORED_EVENT_SCHEMA[name]).alias(name)
 
 
-@dataclass(frozen=True)
-class ReplayReport:
+class ReplayReport(msgspec.Struct, frozen=True):
     """The result of an attack replay.
 
     Attributes:

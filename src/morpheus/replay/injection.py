@@ -114,8 +114,7 @@ class _TechniqueInfo(msgspec.Struct):
     mitre: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Technique:
+class Technique(msgspec.Struct, frozen=True, dict=True):
     """An attack technique, as the log records it.
 
     Attributes:
@@ -356,8 +355,7 @@ class ReplayConfig:
         return tuple(level for level in EVASION_LEVELS if not selected or level in selected)
 
 
-@dataclass(frozen=True)
-class TargetUser:
+class TargetUser(msgspec.Struct, frozen=True):
     """The user that an intruder acts as.
 
     Attributes:
@@ -577,8 +575,7 @@ def rewrite_texts(value: Any, transform: Callable[[str], str]) -> Any:  # noqa: 
     return value
 
 
-@dataclass(frozen=True)
-class RecordRewriter:
+class RecordRewriter(msgspec.Struct, frozen=True, dict=True):
     """Rewrites the records of a technique as records of a user.
 
     Replaces the intruder's account, name, access key and region with the user's. Replaces other

@@ -8,9 +8,9 @@ the time-series anomalies. `EventArrays` reads the columns that a page uses out 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Self, cast
 
+import msgspec
 import numpy as np
 import polars as pl
 import polars.selectors as cs
@@ -72,8 +72,7 @@ def levels_to_severity(levels: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.minimum(LEVEL_ONE_SEVERITY * np.where(levels < 1, levels, above), MAX_SEVERITY)
 
 
-@dataclass(frozen=True)
-class EventArrays:
+class EventArrays(msgspec.Struct, frozen=True):
     """The columns of events that a page uses, each of shape (rows,).
 
     Attributes:
@@ -129,8 +128,7 @@ def _to_flags(frame: pl.DataFrame) -> NDArray[np.bool_]:
     return column.fill_null(value=False).to_numpy()
 
 
-@dataclass(frozen=True)
-class ScoreScale:
+class ScoreScale(msgspec.Struct, frozen=True):
     """Converts scores to levels: 0 is typical, 1 is the maximum expected on a normal day.
 
     Attributes:
@@ -173,8 +171,7 @@ IDENTITY_SCALE = ScoreScale(0.0, 1.0)
 """Leaves scores unchanged, for users without a model."""
 
 
-@dataclass
-class TopEvents:
+class TopEvents(msgspec.Struct):
     """The events with the highest levels, in bounded memory.
 
     The highest event of each user's day is kept before all others. The result does not depend on
@@ -185,7 +182,7 @@ class TopEvents:
     """
 
     max_events: int = 5000
-    _frames: list[pl.DataFrame] = field(default_factory=list)
+    _frames: list[pl.DataFrame] = msgspec.field(default_factory=list)
     _num_rows: int = 0
     _min_level: float = -1.0
 
@@ -282,8 +279,7 @@ def _truncate_text(text: str) -> str:
     return f"{text[:MAX_VALUE_CHARS]}… (cut, {len(text):,}{TRUNCATION_SUFFIX}"
 
 
-@dataclass(frozen=True)
-class ReplayResult:
+class ReplayResult(msgspec.Struct, frozen=True):
     """Result of an attack replay for one user.
 
     Attributes:
@@ -311,8 +307,7 @@ class ReplayResult:
         )
 
 
-@dataclass
-class IncidentCounts:
+class IncidentCounts(msgspec.Struct):
     """What is counted of all alerts of one user on one day, those that are not kept included.
 
     Attributes:
@@ -364,8 +359,7 @@ def count_incidents(
         yield day, counts
 
 
-@dataclass
-class UserAggregate:
+class UserAggregate(msgspec.Struct):
     """What is known about one user of a run.
 
     Attributes:
@@ -380,7 +374,7 @@ class UserAggregate:
     card: ModelCard | None = None
     events: int = 0
     unscored_reason: str | None = None
-    exceedances: NDArray[np.int64] = field(
+    exceedances: NDArray[np.int64] = msgspec.field(
         default_factory=lambda: np.zeros(1 + len(EXCEEDANCE_LEVELS), np.int64)
     )
     replay_result: ReplayResult | None = None
@@ -391,8 +385,7 @@ class UserAggregate:
         return None if self.card is None else self.card.summary
 
 
-@dataclass
-class ReportAggregator:
+class ReportAggregator(msgspec.Struct):
     """Collects what a report shows.
 
     Attributes:
@@ -408,16 +401,18 @@ class ReportAggregator:
         users: What is known about each user.
     """
 
-    scales: Mapping[str | None, ScoreScale] = field(default_factory=dict)
+    scales: Mapping[str | None, ScoreScale] = msgspec.field(default_factory=dict)
     filtered: bool = False
     timezone: str = "UTC"
     ranking: str | None = None
-    columns: dict[str, None] = field(default_factory=dict)
-    histograms: UserHistograms = field(default_factory=UserHistograms)
-    top_events: TopEvents = field(default_factory=TopEvents)
-    ts_anomalies: TopEvents = field(default_factory=lambda: TopEvents(max_events=1000))
-    incident_counts: dict[tuple[str | None, int], IncidentCounts] = field(default_factory=dict)
-    users: dict[str | None, UserAggregate] = field(default_factory=dict)
+    columns: dict[str, None] = msgspec.field(default_factory=dict)
+    histograms: UserHistograms = msgspec.field(default_factory=UserHistograms)
+    top_events: TopEvents = msgspec.field(default_factory=TopEvents)
+    ts_anomalies: TopEvents = msgspec.field(default_factory=lambda: TopEvents(max_events=1000))
+    incident_counts: dict[tuple[str | None, int], IncidentCounts] = msgspec.field(
+        default_factory=dict
+    )
+    users: dict[str | None, UserAggregate] = msgspec.field(default_factory=dict)
 
     def register_user(
         self, user: str | None, card: ModelCard | None, unscored_reason: str | None

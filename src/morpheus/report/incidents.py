@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
 from itertools import pairwise
@@ -369,8 +368,7 @@ def _find_top_columns(
     ]
 
 
-@dataclass(frozen=True)
-class SelectedIncidents:
+class SelectedIncidents(msgspec.Struct, frozen=True):
     """The incidents that a page shows.
 
     Attributes:

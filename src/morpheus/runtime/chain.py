@@ -19,6 +19,7 @@ from itertools import chain, takewhile
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import msgspec
 import polars as pl
 
 from morpheus.core.batch import Batch, Events, Scored, Table, WithModel
@@ -154,8 +155,7 @@ class Segment:
         return Chain(self, context, KeyedStates(dict(saved or {})))
 
 
-@dataclass
-class KeyedStates:
+class KeyedStates(msgspec.Struct):
     """The live states of one process.
 
     Attributes:
@@ -163,8 +163,8 @@ class KeyedStates:
         live: States in use, by user and stage.
     """
 
-    saved: dict[StateKey, bytes] = field(default_factory=dict)
-    live: dict[str | None, dict[str, Any]] = field(default_factory=dict)
+    saved: dict[StateKey, bytes] = msgspec.field(default_factory=dict)
+    live: dict[str | None, dict[str, Any]] = msgspec.field(default_factory=dict)
 
     def get(self, key: StateKey, open_state: Callable[[], Any]) -> Any:  # noqa: ANN401 - each stage has its own
         """Return the state of a key: the live one, the saved one, or a new one.

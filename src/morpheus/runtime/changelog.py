@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -35,8 +34,7 @@ _RESTORE_SECONDS = 60.0  # without any record, until a restore fails
 _MAX_STATE_BYTES = 1 << 26
 
 
-@dataclass(frozen=True)
-class PlacedPartition:
+class PlacedPartition(msgspec.Struct, frozen=True):
     """Events of one partition of the source.
 
     Attributes:
@@ -56,8 +54,7 @@ class PlacedPartition:
         return self.partition.events(metrics, state)
 
 
-@dataclass
-class StateGroup:
+class StateGroup(msgspec.Struct):
     """What was saved since the last transaction.
 
     Attributes:
@@ -68,11 +65,11 @@ class StateGroup:
         newest: Last entry of the outbox that belongs to them, by place of the pipeline.
     """
 
-    states: dict[StateKey, bytes] = field(default_factory=dict)
-    places: dict[str | None, str] = field(default_factory=dict)
-    offsets: dict[str, bytes] = field(default_factory=dict)
-    acknowledge: list[Callable[[], None]] = field(default_factory=list)
-    newest: dict[str, int] = field(default_factory=dict)
+    states: dict[StateKey, bytes] = msgspec.field(default_factory=dict)
+    places: dict[str | None, str] = msgspec.field(default_factory=dict)
+    offsets: dict[str, bytes] = msgspec.field(default_factory=dict)
+    acknowledge: list[Callable[[], None]] = msgspec.field(default_factory=list)
+    newest: dict[str, int] = msgspec.field(default_factory=dict)
 
     def save(self, states: Mapping[StateKey, bytes]) -> None:
         """Add changed states. Those of all users together stay with the process."""
@@ -88,8 +85,7 @@ class StateGroup:
         return users
 
 
-@dataclass(frozen=True)
-class StoredState:
+class StoredState(msgspec.Struct, frozen=True):
     """A state in a changelog topic.
 
     Attributes:

@@ -16,6 +16,8 @@ from operator import attrgetter
 from sys import getsizeof
 from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
+import msgspec
+
 from morpheus.core.batch import Batch, ClusterStats, Partition, RunMetrics, Table
 from morpheus.core.stage import find_output_folders
 from morpheus.core.state import StateKey
@@ -197,8 +199,7 @@ class PartitionResult:
             yield output.to_batch() if isinstance(output, CompressedBatch) else output
 
 
-@dataclass(frozen=True)
-class DaskRunner:
+class DaskRunner(msgspec.Struct, frozen=True):
     """Runs a segment for each user on the workers of a cluster. The order of users is kept.
 
     The largest partitions start first, so that the run does not end with one long task.

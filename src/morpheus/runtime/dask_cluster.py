@@ -26,6 +26,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, cast
 from uuid import uuid4
 
+import msgspec
+
 from morpheus.errors import MorpheusError, TransientError, UsageError
 from morpheus.runtime.pool import MAX_IN_FLIGHT, BufferedLogHandler
 from morpheus.storage.atomic import files_are_shared, set_file_policy
@@ -41,8 +43,7 @@ _TRIM_BYTES, _MMAP_BYTES = 512 << 20, 32 << 20  # freed memory that glibc keeps
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # numbers of the parameters of mallopt
 
 
-@dataclass(frozen=True)
-class TaskContext:
+class TaskContext(msgspec.Struct, frozen=True):
     """Settings of this process that a task needs on its worker.
 
     Attributes:
@@ -163,8 +164,7 @@ def _dask_sizeof(value: object) -> int:
     return int(sizeof(value))
 
 
-@dataclass
-class ClusterEvents:
+class ClusterEvents(msgspec.Struct):
     """Counts events of a cluster while tasks run.
 
     Attributes:
@@ -178,7 +178,7 @@ class ClusterEvents:
     1
     """
 
-    task_starts: Counter[int] = field(default_factory=Counter)
+    task_starts: Counter[int] = msgspec.field(default_factory=Counter)
     lost_workers: int = 0
 
     @property

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, groupby, islice, repeat
 from operator import attrgetter
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from morpheus.core.batch import Batch, Partition, RunMetrics
 from morpheus.core.state import StateKey, decode_state, encode_state
@@ -43,8 +44,7 @@ EncoderFactory = Callable[[Batch], Segment | None]
 """
 
 
-@dataclass(frozen=True)
-class Bundle:
+class Bundle(msgspec.Struct, frozen=True):
     """Users that are passed to a worker together.
 
     Attributes:
@@ -53,11 +53,10 @@ class Bundle:
     """
 
     groups: list[UserBatches]
-    saved: SavedStates = field(default_factory=dict)
+    saved: SavedStates = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class BundleResult:
+class BundleResult(msgspec.Struct, frozen=True):
     """The result of a bundle.
 
     Attributes:
@@ -69,8 +68,7 @@ class BundleResult:
     changed: dict[StateKey, bytes]
 
 
-@dataclass(frozen=True)
-class PartitionJob:
+class PartitionJob(msgspec.Struct, frozen=True):
     """A partition for a worker to read.
 
     Attributes:
@@ -79,11 +77,10 @@ class PartitionJob:
     """
 
     partition: Partition
-    saved: SavedStates = field(default_factory=dict)
+    saved: SavedStates = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class PartitionResult:
+class PartitionResult(msgspec.Struct, frozen=True):
     """The result of a partition.
 
     Attributes:
@@ -97,8 +94,7 @@ class PartitionResult:
     changed: dict[StateKey, bytes]
 
 
-@dataclass(frozen=True)
-class LocalRunner:
+class LocalRunner(msgspec.Struct, frozen=True):
     """Runs a segment for each user on this machine. The order of users is kept.
 
     Attributes:

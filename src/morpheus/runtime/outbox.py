@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 
+import msgspec
 import numpy as np
 import polars as pl
 
@@ -143,8 +144,7 @@ def _encode_frame(frame: pl.DataFrame) -> bytes:
     return data.getvalue()
 
 
-@dataclass
-class Outbox:
+class Outbox(msgspec.Struct):
     """Collects the rows that reach sinks, until a checkpoint saves them.
 
     Attributes:
@@ -158,13 +158,13 @@ class Outbox:
     """
 
     store: SqliteStateStore
-    with_cards: dict[str, bool] = field(default_factory=dict)
-    waiting: dict[str, list[Batch]] = field(default_factory=dict)
-    newest: dict[str, int] = field(default_factory=dict)
-    saved: dict[str, int] = field(default_factory=dict)
+    with_cards: dict[str, bool] = msgspec.field(default_factory=dict)
+    waiting: dict[str, list[Batch]] = msgspec.field(default_factory=dict)
+    newest: dict[str, int] = msgspec.field(default_factory=dict)
+    saved: dict[str, int] = msgspec.field(default_factory=dict)
     is_closed: bool = False
-    empty: dict[str, Batch] = field(default_factory=dict)
-    _rows: dict[str, int] = field(default_factory=dict)
+    empty: dict[str, Batch] = msgspec.field(default_factory=dict)
+    _rows: dict[str, int] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.newest = self.store.list_newest()
@@ -264,8 +264,7 @@ def _name_sink(sink: Sink, counts: Counter[tuple[str, ...]]) -> str:
     return " ".join([f"{sink.name}#{counts[words]}", *words[1:]])
 
 
-@dataclass
-class SinkWorker:
+class SinkWorker(msgspec.Struct):
     """Gives the entries of the outbox to one sink, in order, in a thread of its own.
 
     A sink that fails is opened again, and gets all entries again that were not safe, for as long as
@@ -289,16 +288,16 @@ class SinkWorker:
     context: StageContext
     open_reader: Callable[[], OutboxReader]
     progress: SinkProgress
-    stats: SinkStats = field(default_factory=SinkStats)
+    stats: SinkStats = msgspec.field(default_factory=SinkStats)
     error: BaseException | None = None
     empty: Batch | None = None
     last_failure: Exception | None = None
     _unsaved: SinkProgress | None = None
     _state: object = None
-    _resources: ExitStack = field(default_factory=ExitStack)
+    _resources: ExitStack = msgspec.field(default_factory=ExitStack)
     _read: int = 0
-    _wake: threading.Event = field(default_factory=threading.Event)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _wake: threading.Event = msgspec.field(default_factory=threading.Event)
+    _lock: threading.Lock = msgspec.field(default_factory=threading.Lock)
     _stopping: bool = False
     _deadline: float = 0.0
     _thread: threading.Thread | None = None

@@ -14,12 +14,13 @@ import stat
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 from zlib import crc32
+
+import msgspec
 
 from morpheus.core.state import StateKey
 from morpheus.errors import TransientError, UsageError
@@ -68,8 +69,7 @@ class StateStore(Protocol):
         """Release the store. States that were not committed are dropped."""
 
 
-@dataclass
-class MemoryStateStore:
+class MemoryStateStore(msgspec.Struct):
     """A store that lasts as long as the process, for tests and for the states of one worker task.
 
     Attributes:
@@ -77,8 +77,8 @@ class MemoryStateStore:
         pending: States that were saved after the last commit.
     """
 
-    committed: dict[str | None, dict[str, bytes]] = field(default_factory=dict)
-    pending: dict[str | None, dict[str, bytes]] = field(default_factory=dict)
+    committed: dict[str | None, dict[str, bytes]] = msgspec.field(default_factory=dict)
+    pending: dict[str | None, dict[str, bytes]] = msgspec.field(default_factory=dict)
 
     @classmethod
     def from_states(cls, states: SavedStates) -> MemoryStateStore:
@@ -141,8 +141,7 @@ class OutboxEntry(NamedTuple):
     data: bytes
 
 
-@dataclass
-class SinkProgress:
+class SinkProgress(msgspec.Struct):
     """How far a sink has come in the outbox.
 
     Attributes:
@@ -151,7 +150,7 @@ class SinkProgress:
     """
 
     delivered: int = 0
-    position: dict[str, bytes] = field(default_factory=dict)
+    position: dict[str, bytes] = msgspec.field(default_factory=dict)
 
 
 _TABLES = (

@@ -17,6 +17,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+import msgspec
+
 from morpheus.core.batch import Batch, MicroBatch, Partition, RunMetrics, StreamStats
 from morpheus.core.stage import Sink, StageContext, Transform
 from morpheus.errors import TransientError
@@ -49,8 +51,7 @@ than old ones. With Python's own, it would take a tenth of the time: each micro-
 objects, and the states of thousands of users are examined again and again."""
 
 
-@dataclass(frozen=True)
-class StreamSettings:
+class StreamSettings(msgspec.Struct, frozen=True):
     """Options of an endless run; see `PipelineOptions`."""
 
     checkpoint_interval: float = 1.0

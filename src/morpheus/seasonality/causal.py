@@ -12,7 +12,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -92,8 +91,7 @@ _TAIL_DAYS, _SCALE_DAYS = 50.0, 3.0
 _SCALE_QUANTILE = 0.75
 
 
-@dataclass(frozen=True)
-class CausalRule:
+class CausalRule(msgspec.Struct, frozen=True):
     """How bins are judged.
 
     Attributes:
@@ -270,8 +268,7 @@ def _ascending_parts(where: IntArray) -> Iterator[slice]:
         yield slice(start, end)
 
 
-@dataclass(frozen=True)
-class RateRule:
+class RateRule(msgspec.Struct, frozen=True):
     """How `RateHistory` judges.
 
     Attributes:

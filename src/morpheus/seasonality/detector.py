@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from functools import reduce
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -319,8 +320,7 @@ SECONDS_PER_HOUR = 3600
 """Width of a bucket at first, in seconds."""
 
 
-@dataclass(frozen=True)
-class TimeHistogram:
+class TimeHistogram(msgspec.Struct, frozen=True):
     """Events of one user per bucket. Buckets without events are left out.
 
     Attributes:

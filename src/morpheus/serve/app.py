@@ -8,7 +8,6 @@ import secrets
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 
 import msgspec
 import uvicorn
@@ -93,8 +92,7 @@ def _uvicorn_config(app: ASGIApp) -> uvicorn.Config:
     )
 
 
-@dataclass(frozen=True)
-class AuthMiddleware:
+class AuthMiddleware(msgspec.Struct, frozen=True):
     """Rejects requests without the token or for another host, and sets security headers.
 
     A website can point its own domain at this machine (DNS rebinding). Such a request names that
@@ -167,8 +165,7 @@ class AuthMiddleware:
         return hmac.compare_digest(text.encode("utf-8", "surrogateescape"), expected)
 
 
-@dataclass
-class App:
+class App(msgspec.Struct):
     """The application behind `AuthMiddleware`.
 
     Attributes:
@@ -177,7 +174,7 @@ class App:
     """
 
     live: LiveReport
-    refreshed: asyncio.Event = field(default_factory=asyncio.Event)
+    refreshed: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
 
     def build(self) -> Starlette:
         """Build the ASGI application."""

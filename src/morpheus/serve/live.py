@@ -15,6 +15,7 @@ from threading import Lock
 
 import msgspec
 import polars as pl
+from msgspec.structs import replace
 from polars.exceptions import PolarsError
 
 from morpheus.columns import POPULATION_USER, TIME
@@ -51,8 +52,7 @@ class FileReplaced(Exception):
     """A file was replaced, truncated or removed. Everything must be read again."""
 
 
-@dataclass
-class AppendedFile:
+class AppendedFile(msgspec.Struct):
     """A text file to which rows are appended.
 
     Attributes:
@@ -113,8 +113,7 @@ class AppendedFile:
         return frame
 
 
-@dataclass
-class WholeFile:
+class WholeFile(msgspec.Struct):
     """A file that is written in one step: Parquet, or compressed.
 
     Attributes:
@@ -145,8 +144,7 @@ class WholeFile:
                 self.num_unreadable = 1
 
 
-@dataclass
-class FolderTail:
+class FolderTail(msgspec.Struct):
     """A folder in which a run writes results.
 
     Attributes:
@@ -155,7 +153,7 @@ class FolderTail:
     """
 
     folder: Path
-    files: dict[Path, AppendedFile | WholeFile] = field(default_factory=dict)
+    files: dict[Path, AppendedFile | WholeFile] = msgspec.field(default_factory=dict)
 
     def poll(self) -> Iterator[pl.DataFrame]:
         """Read what is new. Columns are text, except those of Parquet and compressed files.
@@ -338,7 +336,7 @@ class LiveReport:
         )
         if self._timed_status is not None:
             return data
-        return msgspec.structs.replace(data, rule=NO_STATUS_RULE.format(budget))
+        return replace(data, rule=NO_STATUS_RULE.format(budget))
 
     def _get_origin(self) -> Origin:
         _, status = self._timed_status or (None, NO_STATUS)
@@ -411,4 +409,4 @@ class LiveReport:
 
 
 def _without_counts(status: Status) -> Status:
-    return msgspec.structs.replace(status, account=NO_STATUS.account, held={})
+    return replace(status, account=NO_STATUS.account, held={})

@@ -16,12 +16,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
+
+import msgspec
 
 from morpheus.core.batch import ReadStats, RunMetrics, StreamStats
 from morpheus.errors import UsageError
@@ -41,8 +42,7 @@ Kind = Literal["counter", "gauge", "summary"]
 Labels = Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class Family:
+class Family(msgspec.Struct, frozen=True):
     """A metric: its name, and what it measures.
 
     Attributes:
@@ -192,8 +192,7 @@ CPU = Family("process_cpu_seconds_total", "counter", "CPU time of the process.")
 OPEN_FILES = Family("process_open_fds", "gauge", "Open file descriptors of the process.")
 
 
-@dataclass
-class MetricsRenderer:
+class MetricsRenderer(msgspec.Struct):
     """Renders the metrics of a run. A counter never decreases, whatever the run does meanwhile.
 
     Attributes:
@@ -201,8 +200,8 @@ class MetricsRenderer:
     """
 
     watch: RunWatch
-    _highest: dict[str, float] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _highest: dict[str, float] = msgspec.field(default_factory=dict)
+    _lock: threading.Lock = msgspec.field(default_factory=threading.Lock)
 
     def render(self) -> str:
         """Return all metrics in Prometheus's text format."""

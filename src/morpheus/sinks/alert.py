@@ -10,7 +10,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
@@ -19,6 +19,7 @@ from typing import Any, Self
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from morpheus.columns import (
     RISK,
@@ -54,8 +55,7 @@ _FAILURE_RESULTS = {"failure", "failed", "denied", "deny", "forbid", "fraud", "e
 _SUCCESS_RESULTS = {"success", "allow"}
 
 
-@dataclass(frozen=True)
-class NormalisedFields:
+class NormalisedFields(msgspec.Struct, frozen=True):
     """Fields of an event under names that are the same for all logs; None if missing.
 
     The names are those of `EventFields`.
@@ -196,8 +196,7 @@ class Alert:
         return msgspec.json.encode(self.event).decode()
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """An incident: the alerts of one user on one day.
 
     Attributes:
@@ -244,8 +243,7 @@ class Finding:
         return self.worst.message
 
 
-@dataclass
-class _OpenFinding:
+class _OpenFinding(msgspec.Struct):
     """A finding to which events can still be added.
 
     Attributes:
@@ -326,8 +324,7 @@ class _SavedFinding(msgspec.Struct, array_like=True):
     level: float
 
 
-@dataclass
-class FindingBuilder:
+class FindingBuilder(msgspec.Struct):
     """Joins the alerts of a sink to findings, one for each user and day.
 
     On an input with an end, a finding is complete when a later day or another user follows. On one
@@ -342,8 +339,8 @@ class FindingBuilder:
     alerts: AlertBuilder
     timezone: str = "UTC"
     unbounded: bool = False
-    _open: dict[tuple[str | None, int], _OpenFinding] = field(default_factory=dict)
-    _changed: set[tuple[str | None, int]] = field(default_factory=set)
+    _open: dict[tuple[str | None, int], _OpenFinding] = msgspec.field(default_factory=dict)
+    _changed: set[tuple[str | None, int]] = msgspec.field(default_factory=set)
 
     def restore(self, saved: Mapping[str, bytes]) -> None:
         """Go on with the findings of an earlier run, on an input without end.
@@ -437,8 +434,7 @@ def _find_scale(batch: Batch) -> ScoreScale | None:
     return None if ranking is None else ScoreScale.from_summary(summary, ranking)
 
 
-@dataclass
-class AlertBuilder:
+class AlertBuilder(msgspec.Struct):
     """Builds alerts from events, and gives identical events different ids.
 
     Args:
@@ -451,7 +447,7 @@ class AlertBuilder:
     source: str
     log: LogDescription | None = None
     _last_key: tuple[str | None, datetime] | None = None
-    _counts: Counter[str] = field(default_factory=Counter)
+    _counts: Counter[str] = msgspec.field(default_factory=Counter)
 
     def build(self, batch: Batch) -> Iterator[Alert]:
         """Build an alert from each event of a batch.

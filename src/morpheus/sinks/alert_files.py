@@ -8,11 +8,12 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+import msgspec
 import polars as pl
 
 from morpheus.core.batch import Batch, OutputRows, Scored
@@ -147,8 +148,7 @@ def sync_alert_lines(findings: FindingBuilder, file: object) -> Mapping[str, byt
     return changes | file.sync() if isinstance(file, AppendedOutput) else changes
 
 
-@dataclass
-class _ErrorTranslatingWriter:
+class _ErrorTranslatingWriter(msgspec.Struct):
     """Turns errors of the disk into errors that say what to do."""
 
     writer: AtomicWriter
@@ -185,8 +185,7 @@ def security_lake(folder: Store, schema: pl.Schema) -> Iterator[SecurityLakeWrit
         writer.commit(folder, schema)
 
 
-@dataclass
-class SecurityLakeWriter:
+class SecurityLakeWriter(msgspec.Struct):
     """Spills JSON objects by partition, and writes the partitions at the end.
 
     Attributes:
@@ -195,7 +194,7 @@ class SecurityLakeWriter:
     """
 
     spill_dir: Path
-    partition_files: dict[str, Path] = field(default_factory=dict)
+    partition_files: dict[str, Path] = msgspec.field(default_factory=dict)
 
     def write(self, partition: str, line: bytes) -> None:
         """Spill an object."""
@@ -235,8 +234,7 @@ _LAKE_SECONDS = 300.0
 """Seconds between two parts of a lake on an endless run, as Security Lake asks for."""
 
 
-@dataclass
-class _OpenOcsf:
+class _OpenOcsf(msgspec.Struct):
     """Where findings are written.
 
     Attributes:
@@ -253,7 +251,7 @@ class _OpenOcsf:
     write: Callable[[str, bytes], object]
     file: LineWriter | None = None
     publish: Callable[[], None] | None = None
-    published: float = field(default_factory=time.monotonic)
+    published: float = msgspec.field(default_factory=time.monotonic)
 
     def write_all(self, findings: Iterator[Finding]) -> None:
         """Write findings."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -456,8 +455,7 @@ FORMATS = (ROW_FORMAT, *SERIALIZERS)
 """Values of `--content`."""
 
 
-@dataclass
-class AlertSerializer:
+class AlertSerializer(msgspec.Struct):
     """Encodes rows, or the findings that their events are part of.
 
     Args:

@@ -13,7 +13,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Protocol, Self, TypeVar
@@ -33,8 +32,7 @@ _MAX_REASON_LENGTH = 300  # characters of a receiver's response in a message
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Clock:
+class Clock(msgspec.Struct, frozen=True):
     """The time; tests replace it.
 
     Attributes:
@@ -48,8 +46,7 @@ class Clock:
     elapsed: Callable[[], float] = time.monotonic
 
 
-@dataclass(frozen=True)
-class OutboundEvent:
+class OutboundEvent(msgspec.Struct, frozen=True):
     """One event, encoded for its receiver.
 
     Attributes:
@@ -65,8 +62,7 @@ class OutboundEvent:
     body: bytes
 
 
-@dataclass(frozen=True)
-class KeptEvent:
+class KeptEvent(msgspec.Struct, frozen=True):
     """An event that was not accepted.
 
     Attributes:
@@ -80,8 +76,7 @@ class KeptEvent:
     rejected: bool = False
 
 
-@dataclass(frozen=True)
-class SendResult:
+class SendResult(msgspec.Struct, frozen=True):
     """Result of one attempt to send some events. Events that it does not list were accepted.
 
     Attributes:
@@ -93,8 +88,8 @@ class SendResult:
             time; else empty.
     """
 
-    rejected: Mapping[int, str] = field(default_factory=dict)
-    retryable: Mapping[int, str] = field(default_factory=dict)
+    rejected: Mapping[int, str] = msgspec.field(default_factory=dict)
+    retryable: Mapping[int, str] = msgspec.field(default_factory=dict)
     retry_after: float = 0.0
     fatal: bool = False
     split_reason: str = ""
@@ -170,8 +165,7 @@ class DeadLetter(msgspec.Struct, frozen=True, omit_defaults=True):
     rejected: bool = False
 
 
-@dataclass(frozen=True)
-class DeadLetterFile:
+class DeadLetterFile(msgspec.Struct, frozen=True):
     """A JSON lines file of undelivered events, synced before the run continues.
 
     While its events are sent again, the file is renamed to end in `.again`, so that new ones are
@@ -318,8 +312,7 @@ def _parse_dead_letter(line: bytes, path: Path, number: int) -> KeptEvent:
     return KeptEvent(event, letter.reason, letter.rejected)
 
 
-@dataclass(frozen=True)
-class RetryPolicy:
+class RetryPolicy(msgspec.Struct, frozen=True):
     """Number of retries, and the delays before them (exponential backoff).
 
     Attributes:
@@ -340,8 +333,7 @@ class RetryPolicy:
         return float(min(self.max_delay, max(retry_after, self.initial_delay * 2**attempt)))
 
 
-@dataclass
-class DeliveryStats:
+class DeliveryStats(msgspec.Struct):
     """Counts of the events of a run.
 
     Attributes:

@@ -15,11 +15,11 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import IO, BinaryIO, Protocol, Self, cast
 
+import msgspec
 import polars as pl
 import polars.selectors as cs
 import zstandard
@@ -376,8 +376,7 @@ def _format_csv_lines(frame: pl.DataFrame) -> pl.Series | None:
     return pl.Series(cells, dtype=pl.String) if len(cells) == frame.height else None
 
 
-@dataclass(frozen=True)
-class CommonCells:
+class CommonCells(msgspec.Struct, frozen=True):
     """What rows have in common: the cells of columns in which many rows are equal.
 
     Attributes:

@@ -150,8 +150,7 @@ def _validate_folder(path: Path, option: str) -> None:
         )
 
 
-@dataclass
-class FixedColumns:
+class FixedColumns(msgspec.Struct):
     """Columns of a file: those of the first rows.
 
     Attributes:
@@ -260,8 +259,7 @@ def _keep_row_count(table: Table) -> Table:
     return Table(pl.Series(ROW, [None] * table.height, dtype=pl.Null).to_frame())
 
 
-@dataclass(frozen=True)
-class _OpenFile:
+class _OpenFile(msgspec.Struct, frozen=True):
     """A file that is being written.
 
     Attributes:
@@ -391,8 +389,7 @@ class AppendedOutput:
         self._file.close()
 
 
-@dataclass(frozen=True)
-class _DurableFile:
+class _DurableFile(msgspec.Struct, frozen=True):
     """The file of an endless run.
 
     Attributes:

@@ -65,8 +65,7 @@ class RequestError(Exception):
         super().__init__(reason)
 
 
-@dataclass(frozen=True)
-class HttpResponse:
+class HttpResponse(msgspec.Struct, frozen=True):
     """A response.
 
     Attributes:
@@ -328,8 +327,7 @@ class HttpEndpoint(Protocol):
         """Return what an error means, in words of our own: the server's can repeat a secret."""
 
 
-@dataclass(frozen=True)
-class Webhook:
+class Webhook(msgspec.Struct, frozen=True):
     """A server that takes a JSON array of alerts and answers with a status alone."""
 
     default_path: ClassVar[str] = ""
@@ -358,8 +356,7 @@ class Webhook:
         return ""
 
 
-@dataclass(frozen=True)
-class Splunk:
+class Splunk(msgspec.Struct, frozen=True):
     """Splunk's HTTP Event Collector.
 
     Attributes:
@@ -405,8 +402,7 @@ class Splunk:
         return msgspec.json.encode({n: value for n, value in envelope.items() if value is not None})
 
 
-@dataclass(frozen=True)
-class ElasticsearchBulk:
+class ElasticsearchBulk(msgspec.Struct, frozen=True):
     """The bulk API of OpenSearch and Elasticsearch.
 
     Each alert is created under its own id, so that an alert sent twice is stored once.
@@ -475,8 +471,7 @@ def make_endpoint(name: str, index: str | None) -> HttpEndpoint:
     return ElasticsearchBulk() if index is None else ElasticsearchBulk(index=index)
 
 
-@dataclass(frozen=True)
-class HttpTransport:
+class HttpTransport(msgspec.Struct, frozen=True):
     """Sends events to a server by HTTP.
 
     Attributes:

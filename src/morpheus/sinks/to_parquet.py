@@ -9,12 +9,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from urllib.parse import quote
 
+import msgspec
 import polars as pl
 from polars.exceptions import PolarsError
 
@@ -426,21 +427,20 @@ class ToParquet(Sink):
         return {"": str(state.files_written).encode()}
 
 
-@dataclass
-class _PartitionWriter:
+class _PartitionWriter(msgspec.Struct):
     """Buffers rows until there are enough for a file in each partition."""
 
     folder: Path
     keys: tuple[str, ...]
-    fixed_columns: FixedColumns = field(
+    fixed_columns: FixedColumns = msgspec.field(
         default_factory=lambda: FixedColumns(ToParquet.name, include_row_number=False)
     )
     schema: pl.Schema | None = None
-    buffer: list[pl.DataFrame] = field(default_factory=list)
+    buffer: list[pl.DataFrame] = msgspec.field(default_factory=list)
     buffered_rows: int = 0
     files_written: int = 0
     store: Store | None = None
-    published: float = field(default_factory=time.monotonic)
+    published: float = msgspec.field(default_factory=time.monotonic)
 
     def add(self, batch: OutputRows) -> None:
         """Add rows. The files do not depend on how rows are cut into batches."""

@@ -10,7 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self, cast
 
-import msgspec
+from msgspec import structs
 
 from morpheus.columns import TIME, LogDescription
 from morpheus.core.batch import (
@@ -509,7 +509,7 @@ class FileSource(Source):
         """Yield the files of the globs that are in an object store, or of those on disk."""
         for pattern in (*self._globs, *list_values(training_input)):
             if is_object_url(pattern) is remote:
-                yield from replace(self._make_discovery(), pattern=pattern).find().paths
+                yield from (structs.replace(self._make_discovery(), pattern=pattern).find().paths)
 
     def events(
         self,
@@ -552,7 +552,7 @@ class FileSource(Source):
         """Describe what fingerprints of this input depend on; see `Source.describe_input`."""
         spec = self._make_ingest().describe_input()
         any_format = self.frames is not None and self.frames.any_format
-        return msgspec.structs.replace(spec, log_format="") if any_format else spec
+        return structs.replace(spec, log_format="") if any_format else spec
 
     def describe_log(self) -> LogDescription:
         """Return what outputs need to know about the log."""
@@ -588,7 +588,7 @@ class FileSource(Source):
         period = self._make_time_range()
         return FileIngest(
             log_format=self._configure_log_format(),
-            files=replace(self._make_discovery(), time_range=period),
+            files=structs.replace(self._make_discovery(), time_range=period),
             training_range=self._make_training_range(period),
             options=self.options,
             repeat=self.repeat,
@@ -619,10 +619,10 @@ class FileSource(Source):
     def _configure_log_format(self) -> LogFormat:
         log, time = self.get_log_format(), self.options.timestamp_column_name
         if self.time_format:
-            log = replace(log, time_format=self.time_format)
+            log = structs.replace(log, time_format=self.time_format)
         if time in {"", log.time_column} or (time == TIME and self.frames is None):
             return log
-        return replace(log, time_column=time, leading_columns=(*log.leading_columns, time))
+        return structs.replace(log, time_column=time, leading_columns=(*log.leading_columns, time))
 
     def _make_discovery(self) -> FileDiscovery:
         return FileDiscovery(
@@ -638,7 +638,7 @@ class FileSource(Source):
     def _make_watcher(self) -> DirectoryWatcher:
         from morpheus.sources.watcher import DirectoryWatcher  # noqa: PLC0415 - most inputs end
 
-        files = replace(self._make_discovery(), max_files=None)
+        files = structs.replace(self._make_discovery(), max_files=None)
         limit = None if self.max_files in {None, -1} else self.max_files
         return DirectoryWatcher(
             lambda: [p for p in files.find().paths if isinstance(p, Path)],
@@ -654,7 +654,7 @@ class FileSource(Source):
         from morpheus.sources.sqs import Quarantine, SqsFeed, SqsQueue  # noqa: PLC0415 - the same
 
         ingest = self._make_ingest()
-        files = replace(ingest.files, max_files=None)
+        files = structs.replace(ingest.files, max_files=None)
         feed: ObjectFeed
         if self.sqs_queue is None:
             look_back = parse_allowance(self.look_back, option="--look_back")

@@ -12,13 +12,14 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from copy import deepcopy
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import Any, Protocol
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from morpheus.core.batch import MicroBatch, ReadStats, RunMetrics
 from morpheus.core.stage import Values, list_values
@@ -59,8 +60,7 @@ def digest_object(path: ObjectPath) -> bytes:
     return blake2b(text.encode(), digest_size=16).digest()
 
 
-@dataclass(frozen=True)
-class ObjectGroup:
+class ObjectGroup(msgspec.Struct, frozen=True):
     """Objects that are read together.
 
     Attributes:
@@ -69,11 +69,10 @@ class ObjectGroup:
     """
 
     paths: Sequence[ObjectPath] = ()
-    other_keys: Mapping[str, str] = field(default_factory=dict)
+    other_keys: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
-@dataclass
-class GroupResult:
+class GroupResult(msgspec.Struct):
     """What has happened to the objects of a group.
 
     Attributes:
@@ -82,9 +81,9 @@ class GroupResult:
         unreadable: Why objects cannot be read.
     """
 
-    read: dict[ObjectPath, ObjectPath] = field(default_factory=dict)
-    deleted: set[ObjectPath] = field(default_factory=set)
-    unreadable: dict[ObjectPath, str] = field(default_factory=dict)
+    read: dict[ObjectPath, ObjectPath] = msgspec.field(default_factory=dict)
+    deleted: set[ObjectPath] = msgspec.field(default_factory=set)
+    unreadable: dict[ObjectPath, str] = msgspec.field(default_factory=dict)
 
 
 class ObjectFeed(Protocol):
@@ -167,8 +166,7 @@ def check_binding(offsets: Mapping[str, bytes], files: FileDiscovery) -> dict[st
     return {} if offsets else {BUCKET: mine.encode()}
 
 
-@dataclass
-class ObjectStream:
+class ObjectStream(msgspec.Struct):
     """Reads the objects that a feed names.
 
     Attributes:
@@ -370,8 +368,7 @@ class BranchState(msgspec.Struct, array_like=True):
     times: bytes = b""
 
 
-@dataclass
-class Branch:
+class Branch(msgspec.Struct):
     """A folder of a bucket that is listed by itself, such as one account and region.
 
     An object is new if it is newer than the floor and not among the recent objects. The floor is
@@ -394,13 +391,13 @@ class Branch:
 
     folder: ObjectPath
     look_back: int
-    state: BranchState = field(default_factory=BranchState)
-    recent: dict[bytes, int] = field(default_factory=dict)
+    state: BranchState = msgspec.field(default_factory=BranchState)
+    recent: dict[bytes, int] = msgspec.field(default_factory=dict)
     listed_to: str = ""
     resume_key: str = ""
     is_done: bool = False
     saved_floor: int = _MIN_TIME
-    inner: set[str] = field(default_factory=set)
+    inner: set[str] = msgspec.field(default_factory=set)
     start: datetime | None = None
     _order: KeyOrder | None = None
     _pruned: int = 0
@@ -418,7 +415,7 @@ class Branch:
     def encode(self) -> bytes:
         """Return what `restore` needs."""
         self.saved_floor = self.state.floor
-        state = msgspec.structs.replace(
+        state = replace(
             self.state,
             digests=b"".join(self.recent),
             times=np.fromiter(self.recent.values(), np.int64, len(self.recent)).tobytes(),
@@ -610,8 +607,7 @@ def _get_time(path: ObjectPath) -> int:
     return int(path.modified.timestamp() * _SECOND)
 
 
-@dataclass
-class _Step:
+class _Step(msgspec.Struct):
     """Objects of a branch that were listed one after the other.
 
     Attributes:
@@ -629,8 +625,7 @@ class _Step:
     is_last: bool
 
 
-@dataclass
-class BucketLister:
+class BucketLister(msgspec.Struct):
     """Lists a bucket again and again, branch by branch.
 
     Attributes:
@@ -649,9 +644,9 @@ class BucketLister:
     clock: Callable[[], float] = time.time
     keeps_unreadable: bool = False
     max_objects: int = MAX_OBJECTS
-    branches: dict[str, Branch] = field(default_factory=dict)
-    _metrics: RunMetrics = field(default_factory=RunMetrics)
-    _pending: list[_Step] = field(default_factory=list)
+    branches: dict[str, Branch] = msgspec.field(default_factory=dict)
+    _metrics: RunMetrics = msgspec.field(default_factory=RunMetrics)
+    _pending: list[_Step] = msgspec.field(default_factory=list)
     _walked: float | None = None
     _is_checked: bool = False
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from sys import getsizeof
 from typing import Any, TypeVar
 
+import msgspec
 import polars as pl
+from msgspec.structs import replace
 
 from morpheus.core.batch import Events, ReadStats, RunMetrics
 from morpheus.errors import UsageError
@@ -81,8 +83,7 @@ class ReadResult:
         return object.__sizeof__(self) + sum(map(getsizeof, self.tables))
 
 
-@dataclass
-class DistributedDataset:
+class DistributedDataset(msgspec.Struct):
     """Events of one set of files, on the workers that read them.
 
     Attributes:
@@ -98,8 +99,7 @@ class DistributedDataset:
     read_futures: list[Future[ReadResult]]
 
 
-@dataclass(frozen=True)
-class DistributedPartition:
+class DistributedPartition(msgspec.Struct, frozen=True):
     """All events of some users, on the worker to which Dask's shuffle moved them.
 
     Attributes:

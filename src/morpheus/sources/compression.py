@@ -16,7 +16,6 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from io import BufferedReader, BytesIO, RawIOBase
@@ -25,6 +24,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO, TYPE_CHECKING, Self, cast
 
+import msgspec
 import zstandard
 from isal import igzip, igzip_lib
 
@@ -83,8 +83,7 @@ _ZSTD_PIECE = 1 << 12
 """Bytes of zstd that are decompressed at a time. One byte can become 32 KiB."""
 
 
-@dataclass(frozen=True)
-class ReadLimits:
+class ReadLimits(msgspec.Struct, frozen=True):
     """Limits for one file, so that a small hostile file does not take all memory.
 
     Attributes:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 
 import msgspec
@@ -59,8 +58,7 @@ _FIELDS_DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
 
 
-@dataclass(frozen=True)
-class CutField:
+class CutField(msgspec.Struct, frozen=True):
     """A field that is cut out of records, because its text differs from record to record.
 
     Attributes:
@@ -116,8 +114,7 @@ def _make_rows() -> NDArray[np.int64]:
     return np.zeros(0, np.int64)
 
 
-@dataclass
-class PartTable:
+class PartTable(msgspec.Struct):
     """The distinct parts at one place of the records, and their cells.
 
     Row 0 has no fields: it stands for parts that cannot be used.
@@ -133,14 +130,14 @@ class PartTable:
     place: int
     decode: DecodeObjects
     excluded: frozenset[str]
-    _kind: pl.Categorical = field(default_factory=_make_kind)
+    _kind: pl.Categorical = msgspec.field(default_factory=_make_kind)
     _known: pl.Series | None = None
-    _rows: NDArray[np.int64] = field(default_factory=_make_rows)
+    _rows: NDArray[np.int64] = msgspec.field(default_factory=_make_rows)
     _num_bytes: int = 0
-    _cells: list[pl.DataFrame] = field(default_factory=list)
-    nested: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(1, bool))
-    set_numbers: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
-    _name_sets: list[frozenset[str]] = field(default_factory=lambda: [frozenset()])
+    _cells: list[pl.DataFrame] = msgspec.field(default_factory=list)
+    nested: NDArray[np.bool_] = msgspec.field(default_factory=lambda: np.zeros(1, bool))
+    set_numbers: NDArray[np.int64] = msgspec.field(default_factory=lambda: np.zeros(1, np.int64))
+    _name_sets: list[frozenset[str]] = msgspec.field(default_factory=lambda: [frozenset()])
 
     def look_up(self, parts: pl.Series) -> tuple[NDArray[np.int64], int]:
         """Return the row of each part, and the size of parts that are new, in bytes."""
@@ -237,8 +234,7 @@ def _to_object(part: str, place: int) -> str | None:
     return "{" + text[1:-1] + "}"
 
 
-@dataclass(frozen=True)
-class CutRecords:
+class CutRecords(msgspec.Struct, frozen=True):
     """The cells of records that were cut.
 
     Attributes:
@@ -252,8 +248,7 @@ class CutRecords:
     usable: NDArray[np.bool_]
 
 
-@dataclass
-class RecordCutter:
+class RecordCutter(msgspec.Struct):
     """Turns records into cells, decoding each distinct part once.
 
     Attributes:
@@ -267,9 +262,9 @@ class RecordCutter:
     columns: Mapping[str, str]
     kept: frozenset[str] = frozenset()
     min_bytes: int = 1 << 22
-    _fields: list[CutField] = field(default_factory=list)
-    _tables: list[PartTable] = field(default_factory=list)
-    _disjoint: dict[int, bool] = field(default_factory=dict)
+    _fields: list[CutField] = msgspec.field(default_factory=list)
+    _tables: list[PartTable] = msgspec.field(default_factory=list)
+    _disjoint: dict[int, bool] = msgspec.field(default_factory=dict)
     _calls_to_skip: int = 0
 
     def cut(self, records: Sequence[RawJson]) -> CutRecords | None:
@@ -379,8 +374,7 @@ def _split(separator: str, before: str, after: str, source: str = _REST) -> pl.E
     return halves.alias(_SPLIT)
 
 
-@dataclass(frozen=True)
-class _Pieces:
+class _Pieces(msgspec.Struct, frozen=True):
     """Records, cut.
 
     Attributes:

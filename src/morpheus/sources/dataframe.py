@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
+import msgspec
 import numpy as np
 import polars as pl
+from msgspec import structs
 
 from morpheus.columns import ACTOR, ACTOR_OPTION, INDEX, ROW, TIME
 from morpheus.core.batch import Events, RunMetrics
@@ -151,8 +153,7 @@ def append_columns(given: Any, rows: pl.Series, added: pl.DataFrame) -> Any:  # 
     return as_polars(given)[rows].hstack(added)
 
 
-@dataclass(frozen=True)
-class FrameRows:
+class FrameRows(msgspec.Struct, frozen=True):
     """The kind and the rows of a caller's frame, without its columns.
 
     Attributes:
@@ -216,8 +217,7 @@ def _to_pandas_values(column: pl.Series) -> Any:  # noqa: ANN401 - an array or a
     return column.to_list()
 
 
-@dataclass(frozen=True)
-class FrameLog:
+class FrameLog(msgspec.Struct, frozen=True):
     """The kind of log that the rows of frames are, and how they are read.
 
     Attributes:
@@ -521,7 +521,7 @@ class FromFrame(Source):
             present = tuple(name for name in self.options.columns if name in frame.columns)
             sample = metrics.population_sample
             described = InputProfile(profile, None, sample, present)
-            metrics.on_input(replace(described, in_memory=True, warns_empty=True))
+            metrics.on_input(structs.replace(described, in_memory=True, warns_empty=True))
         users = plan_partitions(
             dataset.user_stats, None, frame.height * frame.width + 1, include_history_only=True
         )

@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from functools import partial
 from glob import has_magic
@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+import msgspec
 import polars as pl
+from msgspec.structs import replace
 
 from morpheus.core.stage import Values, list_values
 from morpheus.errors import UsageError
@@ -57,8 +59,7 @@ _MAX_LEVELS = 12
 _SECONDS_PER_DAY = 86_400
 
 
-@dataclass(frozen=True)
-class GlobNode:
+class GlobNode(msgspec.Struct, frozen=True):
     """A folder of a bucket, and the pattern to match in it.
 
     Attributes:
@@ -70,8 +71,7 @@ class GlobNode:
     pattern: tuple[str, ...]
 
 
-@dataclass
-class GlobResult:
+class GlobResult(msgspec.Struct):
     """Result of an `ObjectGlob`.
 
     Attributes:
@@ -80,13 +80,12 @@ class GlobResult:
         skipped_folders: Folders that were not visited because of their names.
     """
 
-    objects: list[ObjectPath] = field(default_factory=list)
+    objects: list[ObjectPath] = msgspec.field(default_factory=list)
     outside_folders: int = 0
-    skipped_folders: set[ObjectPath] = field(default_factory=set)
+    skipped_folders: set[ObjectPath] = msgspec.field(default_factory=set)
 
 
-@dataclass(frozen=True)
-class ObjectGlob:
+class ObjectGlob(msgspec.Struct, frozen=True):
     """Finds the objects of a bucket that match a glob.
 
     It lists folder by folder as long as folders may be skipped for their names or dates. Below that
@@ -277,8 +276,7 @@ DELTA, ICEBERG = "Delta", "Iceberg"
 _DELTA_LOG, _ICEBERG_LOG, _ICEBERG_STATE = "_delta_log", "metadata", ".metadata.json"
 
 
-@dataclass(frozen=True)
-class LakeTable:
+class LakeTable(msgspec.Struct, frozen=True):
     """A Delta or Iceberg table.
 
     Attributes:
@@ -435,8 +433,7 @@ MARKERS = (
 _MAX_EXAMPLES = 4
 
 
-@dataclass(frozen=True)
-class NotRead:
+class NotRead(msgspec.Struct, frozen=True):
     """Files or folders that match and were not read.
 
     Attributes:
@@ -514,8 +511,7 @@ def _sort_key(path: LogPath) -> tuple[bool, LogPath]:
     return isinstance(path, ObjectPath), path
 
 
-@dataclass(frozen=True)
-class FileDiscovery:
+class FileDiscovery(msgspec.Struct, frozen=True):
     """Finds the files of one or more patterns.
 
     Attributes:
@@ -819,8 +815,7 @@ def _split_glob(pattern: Path) -> tuple[Path, str]:
     return Path(*parts[:first]), os.path.join(*parts[first:])  # noqa: PTH118 - a glob is no path
 
 
-@dataclass
-class _WalkProblems:
+class _WalkProblems(msgspec.Struct):
     """Folders that could not be searched.
 
     Attributes:
@@ -829,9 +824,9 @@ class _WalkProblems:
         skipped: Folders of another format, by their names.
     """
 
-    unreadable: set[Path] = field(default_factory=set)
-    loops: set[Path] = field(default_factory=set)
-    skipped: set[ObjectPath] = field(default_factory=set)
+    unreadable: set[Path] = msgspec.field(default_factory=set)
+    loops: set[Path] = msgspec.field(default_factory=set)
+    skipped: set[ObjectPath] = msgspec.field(default_factory=set)
 
     def describe(self) -> tuple[NotRead, ...]:
         return (

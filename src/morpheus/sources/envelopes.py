@@ -15,7 +15,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain, islice
 from operator import itemgetter
@@ -60,8 +60,7 @@ MIN_FIELDS, _MIN_SIMILAR_FIELDS = 2, 3
 the format, and with similar names (`EventName`, `event_name`)."""
 
 
-@dataclass(frozen=True)
-class Envelope:
+class Envelope(msgspec.Struct, frozen=True):
     """Where one kind of envelope has its content.
 
     Attributes:
@@ -84,7 +83,7 @@ class Envelope:
     holds_record: bool = False
     is_declared: bool = False
     is_base64: bool = False
-    inherited: Mapping[str, str] = field(default_factory=dict)
+    inherited: Mapping[str, str] = msgspec.field(default_factory=dict)
 
     def get_content(self, fields: Fields) -> msgspec.Raw | None:
         """Return the content of an object; None if it is not this kind of envelope."""
@@ -143,8 +142,7 @@ ENVELOPES = (
 """Known envelopes, in order of preference. Any other field is searched for records after these."""
 
 
-@dataclass(frozen=True)
-class OtherKind:
+class OtherKind(msgspec.Struct, frozen=True, dict=True):
     """What is among the records of a log and is none itself.
 
     Attributes:
@@ -157,7 +155,7 @@ class OtherKind:
 
     name: str
     fields: tuple[str, ...] = ()
-    values: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, str] = msgspec.field(default_factory=dict)
     absent: tuple[str, ...] = ()
     is_alone: bool = False
 
@@ -232,8 +230,7 @@ _TRUNCATED = "Input data was truncated"
 _ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
 
 
-@dataclass
-class _Found:
+class _Found(msgspec.Struct):
     """Records that were found.
 
     Attributes:
@@ -242,7 +239,7 @@ class _Found:
         has_kind: Whether one of them is of a known other kind.
     """
 
-    records: list[RawJson] = field(default_factory=list)
+    records: list[RawJson] = msgspec.field(default_factory=list)
     has_record: bool = False
     has_kind: bool = False
 
@@ -795,8 +792,7 @@ def _merge_row(row: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 # Files.
 
 
-@dataclass(frozen=True)
-class Records:
+class Records(msgspec.Struct, frozen=True):
     """The records of one file.
 
     Attributes:
@@ -976,8 +972,7 @@ def _split_other(data: bytes, lines: list[bytes], finder: RecordFinder) -> Recor
     return Records(texts, range(1, len(texts) + 1), errors, lost)
 
 
-@dataclass
-class _CompleteItems:
+class _CompleteItems(msgspec.Struct):
     """What is complete in a list or an object that is cut off or damaged.
 
     Attributes:
@@ -990,7 +985,7 @@ class _CompleteItems:
     end: int
     rest: int
     count: int = 0
-    fields: dict[str, msgspec.Raw] = field(default_factory=dict)
+    fields: dict[str, msgspec.Raw] = msgspec.field(default_factory=dict)
 
 
 _decode_first = json.JSONDecoder().raw_decode

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from msgspec import structs
+
 from morpheus.core.stage import PipelineOptions, option
 from morpheus.errors import UsageError
 from morpheus.sources.base import INPUT_HELP, FileSource
@@ -67,7 +69,7 @@ class FromFile(FileSource):
             options.columns, options.userid_column_name, options.timestamp_column_name
         )
         # The names of a frame's columns are those that the caller knows.
-        return form if self.frames is None else replace(form, drop_characters="")
+        return form if self.frames is None else structs.replace(form, drop_characters="")
 
     def _require_columns(self, options: PipelineOptions) -> PipelineOptions:
         """Reject options that lack what a schema would provide."""

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import msgspec
 from isal import igzip
+from msgspec import structs
 
 from morpheus.columns import LogDescription
 from morpheus.core.batch import Events, MicroBatch, Partition, ReadStats, RunMetrics, Table
@@ -166,8 +167,7 @@ class UnreadableMessageError(Exception):
     """A message that is no record of a log. Its text is the reason."""
 
 
-@dataclass(frozen=True)
-class MessageDecoder:
+class MessageDecoder(msgspec.Struct, frozen=True):
     """Turns the value of a message into lines of JSON.
 
     A value is a record, a list of records, or an envelope; JSON or JSON lines; plain, gzip or zstd.
@@ -178,7 +178,7 @@ class MessageDecoder:
     """
 
     log_format: LogFormat
-    header_columns: Mapping[str, str] = field(default_factory=dict)
+    header_columns: Mapping[str, str] = msgspec.field(default_factory=dict)
 
     def decode(self, value: bytes, headers: Sequence[tuple[str, bytes | None]]) -> list[bytes]:
         """Return the lines of a message, each one JSON object or list.
@@ -951,8 +951,7 @@ class _BatchStats(ReadStats):
         return text if found is None or received is None else f"{received}: {text[found.end() :]}"
 
 
-@dataclass
-class _MessageReader:
+class _MessageReader(msgspec.Struct):
     """Reads messages with the reader of files.
 
     Attributes:
@@ -1005,7 +1004,7 @@ class _MessageReader:
         """Yield messages of the journal. They were counted, and their dead letters sent, before."""
         total, self.metrics.input = self.metrics.input, ReadStats()
         try:
-            yield MicroBatch(replace(self, dead_letters=None).read(batch), is_replay=True)
+            yield MicroBatch(structs.replace(self, dead_letters=None).read(batch), is_replay=True)
         finally:
             self.metrics.input = total
 
@@ -1516,7 +1515,7 @@ class FromKafka(Source):
         ingest = self._files.make_ingest()
         log = ingest.log_format
         columns = tuple(self._list_header_columns(log).values())
-        log = replace(
+        log = structs.replace(
             log, paths=(*log.paths, *columns), context_columns=(*log.context_columns, *columns)
         )
         return replace(ingest, log_format=log)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
+import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
@@ -36,8 +37,7 @@ FIRST_PARTITION_DIVISOR = 16
 """The first partition is smaller by this factor, so that the first output comes early."""
 
 
-@dataclass
-class UserStats:
+class UserStats(msgspec.Struct):
     """Statistics of the events read so far, by user.
 
     Attributes:
@@ -58,9 +58,9 @@ class UserStats:
     headers: frozenset[tuple[str, ...]] = frozenset()
     non_null_columns: frozenset[str] = frozenset()
     other_users: frozenset[str] = frozenset()
-    value_counts: Counter[str] = field(default_factory=Counter)
-    actor_pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
-    shared_records: list[pl.DataFrame] = field(default_factory=list)
+    value_counts: Counter[str] = msgspec.field(default_factory=Counter)
+    actor_pairs: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)
+    shared_records: list[pl.DataFrame] = msgspec.field(default_factory=list)
     copied_columns: frozenset[str] = frozenset()
 
     @classmethod
@@ -225,8 +225,7 @@ _POSITION = "_at_"
 _EVENT_KEY, _FILLED = "_key_", "_filled_"
 
 
-@dataclass(frozen=True)
-class RecordOrder:
+class RecordOrder(msgspec.Struct, frozen=True):
     """Order of the records of one event, of which the last counts.
 
     Attributes:
@@ -322,8 +321,7 @@ def find_other_views(shared: Sequence[pl.DataFrame], *, all_users: bool) -> pl.D
     return views.unique() if views.height else None
 
 
-@dataclass
-class SeenEvents:
+class SeenEvents(msgspec.Struct):
     """The events of one user that are recognised.
 
     Attributes:
@@ -372,8 +370,7 @@ class SeenEvents:
             self.times, self.digests = self.times[order], self.digests[:, order]
 
 
-@dataclass
-class DedupWindow:
+class DedupWindow(msgspec.Struct):
     """The events of earlier reads, by which a later delivery of one is recognised.
 
     It keeps 16-byte digests, not the keys themselves, so that it can be saved. The key of an event
@@ -386,7 +383,7 @@ class DedupWindow:
     """
 
     possible_duplicates: pl.Series | None = None
-    seen_events: dict[str | None, SeenEvents] = field(default_factory=dict)
+    seen_events: dict[str | None, SeenEvents] = msgspec.field(default_factory=dict)
 
     def update(
         self,
@@ -458,8 +455,7 @@ def _compute_digests(keys: pl.Series) -> NDArray[np.uint64]:
     return np.frombuffer(b"".join(digests), np.uint64).reshape(-1, 2).T
 
 
-@dataclass
-class UserGroups:
+class UserGroups(msgspec.Struct):
     """Events sorted by user and time. Events without a user belong to user None.
 
     Attributes:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, cast
 
 import polars as pl
+from msgspec import structs
 
 from morpheus.columns import ACTOR, ACTOR_OPTION, INDEX, ROW, TIME
 from morpheus.core.batch import Events, MicroBatch, ReadStats, RunMetrics, Step
@@ -216,7 +217,7 @@ class FileIngest:
             if self.memory is not None:
                 paths = self.memory.choose(paths, metrics.input)
                 self.memory.leave_unfinished(paths, self._find_unfinished, metrics.input)
-        spec = replace(self.make_partition_spec(), late=late)
+        spec = structs.replace(self.make_partition_spec(), late=late)
         with SpillDir() as spill_dir:
             if isinstance(pool, WorkerPool):
                 local = LocalPartitionStore(
@@ -250,8 +251,8 @@ class FileIngest:
         if self.memory is None or wanted is None:
             return self.files, late
         period = self.memory.plan(wanted, current_time())
-        files = replace(self.files, time_range=period.takes)
-        return files, replace(late, before=period.late_before)
+        files = structs.replace(self.files, time_range=period.takes)
+        return files, structs.replace(late, before=period.late_before)
 
     def micro_batches(
         self, training_input: Values | None, metrics: RunMetrics, offsets: Mapping[str, bytes]
@@ -537,7 +538,7 @@ class IngestRun(Generic[DatasetT, PartitionT]):
 
         before = lateness.exchange(events, latest, pass_on)
         buffer.user_stats.headers |= lateness.headers
-        store.partition_spec = replace(spec, late=replace(spec.late, before=before))
+        store.partition_spec = structs.replace(spec, late=structs.replace(spec.late, before=before))
         lateness.read_nothing = lambda: self.partitions([], None)
         return cast("DatasetT", buffer.finish())
 
@@ -578,7 +579,7 @@ class IngestRun(Generic[DatasetT, PartitionT]):
         views = find_other_views(shared, all_users=self.ingest.user_column == ACTOR)
         spec = self.store.partition_spec
         key = replace(spec.event_key, other_views=views)
-        self.store.partition_spec = replace(spec, event_key=key)
+        self.store.partition_spec = structs.replace(spec, event_key=key)
 
     def _check_users(self, events: DatasetT) -> None:
         """Warn once if the user column splits or joins actors."""
@@ -624,7 +625,7 @@ class IngestRun(Generic[DatasetT, PartitionT]):
 
     def _read_training(self, pattern: Values) -> DatasetT:
         stats = self.metrics.training
-        files = replace(
+        files = structs.replace(
             self.ingest.files,
             pattern=pattern,
             option="--train_data_glob",
@@ -740,7 +741,7 @@ class IngestRun(Generic[DatasetT, PartitionT]):
         )
         for each in fields(ReadStats):
             setattr(stats, each.name, getattr(before, each.name))
-        limits = replace(read_task.plausible_times, latest=None)
+        limits = structs.replace(read_task.plausible_times, latest=None)
         return self.store.read(replace(read_task, plausible_times=limits), paths, stats)
 
     def _check_user_column(self, read_task: ReadTask) -> None:

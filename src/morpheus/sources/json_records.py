@@ -503,8 +503,7 @@ def _merge_rows(
     return dict(columns)
 
 
-@dataclass(frozen=True)
-class StructDecoder:
+class StructDecoder(msgspec.Struct, frozen=True):
     """Decodes the wanted fields of records into a struct type that is compiled once.
 
     Attributes:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property, lru_cache, partial
 
+import msgspec
 import polars as pl
+from msgspec import structs
 
 from morpheus.columns import (
     ACTOR,
@@ -88,8 +90,7 @@ _ADDRESS = r"^[^@\s:/]+@[^@\s:/]+\.[^@\s:/]+$"
 """An e-mail address or a user principal name."""
 
 
-@dataclass(frozen=True)
-class ActorRule:
+class ActorRule(msgspec.Struct, frozen=True, dict=True):
     r"""Rule that recognises and names one type of actor.
 
     Attributes:
@@ -103,8 +104,8 @@ class ActorRule:
 
     actor_type: str
     name_template: str
-    match: Mapping[str, str] = field(default_factory=dict)
-    exclude: Mapping[str, str] = field(default_factory=dict)
+    match: Mapping[str, str] = msgspec.field(default_factory=dict)
+    exclude: Mapping[str, str] = msgspec.field(default_factory=dict)
     lowercase: bool = False
 
     @cached_property
@@ -151,8 +152,7 @@ def fold_addresses(name: pl.Expr) -> pl.Expr:
     return pl.when(name.str.contains(_ADDRESS)).then(name.str.to_lowercase()).otherwise(name)
 
 
-@dataclass(frozen=True)
-class RowFilter:
+class RowFilter(msgspec.Struct, frozen=True):
     """Chooses the records that become events, by their values.
 
     Attributes:
@@ -160,8 +160,8 @@ class RowFilter:
         exclude: Patterns that values must not match, by column.
     """
 
-    match: Mapping[str, str] = field(default_factory=dict)
-    exclude: Mapping[str, str] = field(default_factory=dict)
+    match: Mapping[str, str] = msgspec.field(default_factory=dict)
+    exclude: Mapping[str, str] = msgspec.field(default_factory=dict)
 
     def find_excluded(self, frame: pl.DataFrame) -> pl.Series:
         """Return which rows are excluded. A column that is absent has no value.
@@ -177,8 +177,7 @@ class RowFilter:
         return complete.select((~pl.all_horizontal(wanted)).alias(EXCLUDED)).to_series()
 
 
-@dataclass(frozen=True)
-class JoinedColumn:
+class JoinedColumn(msgspec.Struct, frozen=True):
     """A column made of the values of several columns.
 
     Attributes:
@@ -419,8 +418,7 @@ def list_input_columns(derived: Mapping[str, DerivedColumn]) -> tuple[str, ...]:
     return tuple(name for name in inputs if name not in derived)
 
 
-@dataclass
-class RecentRows:
+class RecentRows(msgspec.Struct):
     """Earlier events that derived columns depend on.
 
     Attributes:
@@ -431,8 +429,7 @@ class RecentRows:
     frame: pl.DataFrame | None = None
 
 
-@dataclass(frozen=True)
-class DerivedFeatures:
+class DerivedFeatures(msgspec.Struct, frozen=True, dict=True):
     """Computes derived columns.
 
     Attributes:
@@ -471,7 +468,7 @@ class DerivedFeatures:
             if self._can_derive(name, events)
         }
         if len(derived) < len(self.derived_columns):
-            return replace(self, derived_columns=derived).add(events, history, recent)
+            return structs.replace(self, derived_columns=derived).add(events, history, recent)
         if not derived:
             return events
         now = self._select_inputs(events)
@@ -610,8 +607,7 @@ DERIVED_LABELS = {
 """Labels of derived columns that many logs have."""
 
 
-@dataclass(frozen=True)
-class LogFormat:
+class LogFormat(msgspec.Struct, frozen=True, dict=True):
     """Everything that is specific to one kind of log.
 
     Flat columns are field paths without dots: `userIdentity.arn` is `userIdentityarn`.
@@ -672,21 +668,21 @@ class LogFormat:
     account_columns: tuple[str, ...] = ()
     id_pattern: str = UUID_PATTERN
     time_format: str = ""
-    json_converters: Mapping[str, ValueTransform] = field(default_factory=dict)
-    number_prefixes: Mapping[str, str] = field(default_factory=dict)
+    json_converters: Mapping[str, ValueTransform] = msgspec.field(default_factory=dict)
+    number_prefixes: Mapping[str, str] = msgspec.field(default_factory=dict)
     embedded_json_columns: tuple[str, ...] = ()
     drop_characters: str = "."
     skip_dirs: tuple[str, ...] = ()
     other_files: tuple[tuple[str, str], ...] = ()
-    column_aliases: Mapping[str, str] = field(default_factory=dict)
-    fallbacks: Mapping[str, tuple[pl.Expr, ...]] = field(default_factory=dict)
+    column_aliases: Mapping[str, str] = msgspec.field(default_factory=dict)
+    fallbacks: Mapping[str, tuple[pl.Expr, ...]] = msgspec.field(default_factory=dict)
     actor_rules: tuple[ActorRule, ...] = ()
-    derived_columns: Mapping[str, DerivedColumn] = field(default_factory=dict)
+    derived_columns: Mapping[str, DerivedColumn] = msgspec.field(default_factory=dict)
     envelopes: tuple[Envelope, ...] = ()
     excluded_kinds: tuple[OtherKind, ...] = ()
     event_class_filter: tuple[str, tuple[str, ...]] | None = None
     boolean_columns: tuple[str, ...] = ()
-    joined_columns: Mapping[str, JoinedColumn] = field(default_factory=dict)
+    joined_columns: Mapping[str, JoinedColumn] = msgspec.field(default_factory=dict)
     row_filter: RowFilter | None = None
     identity_columns: tuple[str, ...] = ()
     missing_texts: tuple[str, ...] = ()
@@ -694,8 +690,8 @@ class LogFormat:
     shared_id_column: str = ""
     record_order: RecordOrder | None = None
     user_columns: tuple[str, ...] = ()
-    event_fields: EventFields = field(default_factory=EventFields)
-    labels: Mapping[str, str] = field(default_factory=dict)
+    event_fields: EventFields = msgspec.field(default_factory=EventFields)
+    labels: Mapping[str, str] = msgspec.field(default_factory=dict)
     evidence: tuple[EvidenceQuery, ...] = (SPLUNK_QUERY,)
     cloud_provider: str | None = None
     sign_ins: bool = False

@@ -5,10 +5,11 @@ Amazon Security Lake stores this format.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import polars as pl
+from msgspec.structs import replace
 
 from morpheus.columns import SPLUNK_QUERY, EventFields, EvidenceQuery
 from morpheus.core.stage import option

@@ -8,12 +8,12 @@ so on a Dask cluster. `SampleSpec` draws a sample of all users for the populatio
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
 from itertools import chain, pairwise
 from typing import Any, Protocol, TypeVar
 
+import msgspec
 import numpy as np
 import polars as pl
 
@@ -51,8 +51,7 @@ from morpheus.storage.spill import SpillDir
 _HASH, _CHUNK = "_hash_", "_piece_"
 
 
-@dataclass(frozen=True)
-class LateEvents:
+class LateEvents(msgspec.Struct, frozen=True):
     """Which events of a run or micro-batch are late.
 
     Attributes:
@@ -73,8 +72,7 @@ class LateEvents:
         return events.with_columns(is_late.alias(LATE)) if self.marks else events
 
 
-@dataclass(frozen=True)
-class UserPartition:
+class UserPartition(msgspec.Struct, frozen=True):
     """The events and the history of some users.
 
     Attributes:
@@ -163,8 +161,7 @@ class UserPartition:
         return UserGroups.from_frame(frame, self.users, self.event_key, stats, dedup_windows)
 
 
-@dataclass(frozen=True)
-class TimeSplits:
+class TimeSplits(msgspec.Struct, frozen=True):
     """Times at which a user's events are split into chunks that fit into memory.
 
     Attributes:
@@ -218,8 +215,7 @@ _SAMPLE_SCHEMA: dict[str, Any] = {
 _HASH_MULTIPLIERS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)
 
 
-@dataclass(frozen=True)
-class SampleSpec:
+class SampleSpec(msgspec.Struct, frozen=True):
     """Size of the population sample. The sample does not depend on how events were read.
 
     Users and events are drawn by the lowest hash (bottom-k sampling), stratified by user.
@@ -286,8 +282,7 @@ class HasUserStats(Protocol):
     user_stats: UserStats
 
 
-@dataclass(frozen=True)
-class StratifiedSampler:
+class StratifiedSampler(msgspec.Struct, frozen=True):
     """Draws events of chosen users, frame by frame.
 
     Attributes:
@@ -401,8 +396,7 @@ class PartitionStore(Protocol[DatasetT, PartitionT]):
         """
 
 
-@dataclass(frozen=True)
-class PartitionSpec:
+class PartitionSpec(msgspec.Struct, frozen=True):
     """What all partitions have in common; see `UserPartition` for the attributes."""
 
     event_key: EventKey
@@ -439,8 +433,7 @@ def iter_derived(partition: UserPartition) -> Iterator[pl.DataFrame]:
         yield partition.derived_features.add(chunk.frame, recent=state.recent_rows)
 
 
-@dataclass
-class LocalPartitionStore:
+class LocalPartitionStore(msgspec.Struct):
     """Stores events on this machine: in memory up to the budget, and else on disk.
 
     Attributes:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 
+import msgspec
 import polars as pl
 
 from morpheus.columns import ACTOR, ACTOR_OPTION, IDENTITY_OPTION, INDEX, TIME
@@ -117,8 +118,7 @@ def check_key_id(pseudonym: str, key_id: str) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Pseudonymizer:
+class Pseudonymizer(msgspec.Struct, frozen=True):
     """Replaces the values of some columns by pseudonyms.
 
     Attributes:
@@ -132,7 +132,7 @@ class Pseudonymizer:
     key_file: Path
     key_id: str
     columns: tuple[str, ...]
-    derived_columns: Mapping[str, DerivedColumn] = field(default_factory=dict)
+    derived_columns: Mapping[str, DerivedColumn] = msgspec.field(default_factory=dict)
     other_names: frozenset[str] = frozenset()
 
     @classmethod

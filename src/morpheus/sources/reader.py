@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial, reduce
 from itertools import chain, islice
 from operator import and_, or_
@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import polars as pl
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from morpheus.columns import ACTOR, EXCLUDED, INDEX, ROW, TIME
@@ -97,8 +98,7 @@ _FLUSH_RECORDS, _FLUSH_WIDE_RECORDS = 1 << 15, 1 << 12
 """Bytes and records of small files that are collected into one frame."""
 
 
-@dataclass(frozen=True)
-class RecordChunk:
+class RecordChunk(msgspec.Struct, frozen=True):
     """Records of one file, undecoded or as a table.
 
     Attributes:

@@ -14,7 +14,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -377,8 +377,7 @@ MIN_KNOWN_VALUES = 3
 """Minimum number of values per record in known columns for a kind of log to be recognised."""
 
 
-@dataclass(frozen=True)
-class LogKind:
+class LogKind(msgspec.Struct, frozen=True):
     """A kind of log that the package can read.
 
     Attributes:
@@ -436,8 +435,7 @@ def find_kind(word: str, columns_file: str = "") -> LogKind | None:
     return next(kinds, None)
 
 
-@dataclass(frozen=True)
-class KindTrial:
+class KindTrial(msgspec.Struct, frozen=True):
     """Result of reading some records as a kind of log.
 
     Attributes:

@@ -85,8 +85,7 @@ _TYPE_WORDS = {
 _ERROR_PATH = re.compile(r" - at `\$\.?(.*)`$")
 
 
-@dataclass(frozen=True)
-class TomlFile:
+class TomlFile(msgspec.Struct, frozen=True, dict=True):
     """A TOML file with the lines of its keys.
 
     Attributes:
@@ -364,8 +363,7 @@ _COLUMN_PLACEHOLDER = re.compile(r"(?<=\{)[^{}/]+(?=[/}])")
 """A column in the name of an actor."""
 
 
-@dataclass(frozen=True)
-class Schema:
+class Schema(msgspec.Struct, frozen=True):
     """Description of a log.
 
     Attributes:

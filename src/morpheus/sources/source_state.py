@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import msgspec
 import numpy as np
 import polars as pl
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from morpheus.columns import TIME
@@ -82,8 +82,7 @@ class SourceState(State):
     event_digests: NDArray[np.uint8] = msgspec.field(default_factory=_no_digests)
 
 
-@dataclass
-class PartitionState:
+class PartitionState(msgspec.Struct):
     """What is remembered of some users between partitions, batches of files, and runs.
 
     Attributes:
@@ -95,8 +94,8 @@ class PartitionState:
 
     recent_rows: RecentRows | None = None
     dedup_window: DedupWindow | None = None
-    row_offsets: Counter[str | None] = field(default_factory=Counter)
-    history_given: set[str | None] = field(default_factory=set)
+    row_offsets: Counter[str | None] = msgspec.field(default_factory=Counter)
+    history_given: set[str | None] = msgspec.field(default_factory=set)
 
     @classmethod
     def restore(cls, saved: Mapping[str | None, SourceState]) -> Self:
@@ -313,8 +312,7 @@ class _FileMark(NamedTuple):
     anchor: int
 
 
-@dataclass(frozen=True)
-class Period:
+class Period(msgspec.Struct, frozen=True):
     """The period of a run, and what it takes of earlier periods.
 
     Attributes:
@@ -329,8 +327,7 @@ class Period:
     late_before: datetime | None = None
 
 
-@dataclass
-class FileMemory:
+class FileMemory(msgspec.Struct):
     """Which events the runs that share a state file have taken.
 
     Attributes:
@@ -346,9 +343,9 @@ class FileMemory:
     saved: TakenFiles
     look_back: timedelta
     period: Period | None = None
-    marks: dict[str, _FileMark] = field(default_factory=dict)
-    hours: dict[str, set[int]] = field(default_factory=dict)
-    ends: dict[str, int] = field(default_factory=dict)
+    marks: dict[str, _FileMark] = msgspec.field(default_factory=dict)
+    hours: dict[str, set[int]] = msgspec.field(default_factory=dict)
+    ends: dict[str, int] = msgspec.field(default_factory=dict)
 
     @classmethod
     def restore(cls, data: bytes | None, look_back: timedelta) -> Self:

@@ -12,7 +12,6 @@ import io
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -79,8 +78,7 @@ def _merge_headers(headers: frozenset[tuple[str, ...]]) -> list[str]:
     return [name for name in names if name not in {INDEX, TIME, REPLAY_NO}]
 
 
-@dataclass(frozen=True)
-class BucketedSpill:
+class BucketedSpill(msgspec.Struct, frozen=True):
     """Tables on disk, sorted into buckets of users.
 
     Attributes:
@@ -211,8 +209,7 @@ _BYTES_PER_CELL = 36
 """Average size of a cell that shares its text with no other."""
 
 
-@dataclass(frozen=True)
-class MemoryBudget:
+class MemoryBudget(msgspec.Struct, frozen=True):
     """Limits of what is in memory. Does not affect results.
 
     Attributes:
@@ -237,8 +234,7 @@ class MemoryBudget:
     serial_threshold_bytes: int = 100_000_000
 
 
-@dataclass
-class SpillBuffer:
+class SpillBuffer(msgspec.Struct):
     """Collects the events of one run or micro-batch.
 
     The order in which events are added does not matter. Columns without values, of which logs have
@@ -257,9 +253,9 @@ class SpillBuffer:
     user: str
     memory_budget: MemoryBudget
     spill_dir: SpillDir
-    user_stats: UserStats = field(default_factory=UserStats.empty)
-    frames_in_memory: list[pl.DataFrame] = field(default_factory=list)
-    spilled_tables: list[SpilledTable] = field(default_factory=list)
+    user_stats: UserStats = msgspec.field(default_factory=UserStats.empty)
+    frames_in_memory: list[pl.DataFrame] = msgspec.field(default_factory=list)
+    spilled_tables: list[SpilledTable] = msgspec.field(default_factory=list)
     num_cells: int = 0
 
     def add(self, frame: pl.DataFrame) -> None:
@@ -322,8 +318,7 @@ class SpillBuffer:
         self.frames_in_memory, self.num_cells = [], 0
 
 
-@dataclass
-class SpilledDataset:
+class SpilledDataset(msgspec.Struct):
     """All events of a run or micro-batch.
 
     Attributes:
@@ -398,8 +393,7 @@ class SpilledDataset:
         return PartitionSlice(self.user, self.column_names, self.frames_in_memory, tables)
 
 
-@dataclass(frozen=True)
-class PartitionSlice:
+class PartitionSlice(msgspec.Struct, frozen=True):
     """Location of the events of some users, among those of others.
 
     See `SpilledDataset` for the attributes.
@@ -475,8 +469,7 @@ class _BufferState(msgspec.Struct):
     number: int = 0
 
 
-@dataclass
-class LatenessBuffer:
+class LatenessBuffer(msgspec.Struct):
     """Holds the events of an endless input until those before them have come.
 
     The watermark of a partition of the source is the time of its latest event, less the allowance.
@@ -500,11 +493,11 @@ class LatenessBuffer:
     allowance: timedelta
     max_bytes: int = _MAX_HELD_BYTES
     clock: Callable[[], float] = time.monotonic
-    state: _BufferState = field(default_factory=_BufferState)
-    segments: dict[str, pl.DataFrame] = field(default_factory=dict)
+    state: _BufferState = msgspec.field(default_factory=_BufferState)
+    segments: dict[str, pl.DataFrame] = msgspec.field(default_factory=dict)
     read_nothing: Callable[[], Sequence[Partition]] | None = None
-    _heard: dict[str, float] = field(default_factory=dict)
-    _changed: dict[str, bytes] = field(default_factory=dict)
+    _heard: dict[str, float] = msgspec.field(default_factory=dict)
+    _changed: dict[str, bytes] = msgspec.field(default_factory=dict)
 
     def restore(self, offsets: Mapping[str, bytes]) -> dict[str, bytes]:
         """Continue after a checkpoint, and return the offsets of the source itself.

@@ -15,7 +15,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from queue import Empty, Full, Queue
@@ -24,6 +24,7 @@ from typing import Any
 from urllib.parse import unquote_plus, urlsplit
 
 import msgspec
+from msgspec.structs import replace
 
 from morpheus.core.batch import MicroBatch, RunMetrics
 from morpheus.errors import MorpheusError, TransientError, UsageError
@@ -48,8 +49,7 @@ _MAX_WRAPPERS = 4
 _EVENT_VERSION = "2."
 
 
-@dataclass
-class Notice:
+class Notice(msgspec.Struct):
     """What a message announces.
 
     Attributes:
@@ -58,9 +58,9 @@ class Notice:
         others: Number of other announcements, by what they are.
     """
 
-    created: list[ObjectPath] = field(default_factory=list)
-    other_keys: dict[str, str] = field(default_factory=dict)
-    others: Counter[str] = field(default_factory=Counter)
+    created: list[ObjectPath] = msgspec.field(default_factory=list)
+    other_keys: dict[str, str] = msgspec.field(default_factory=dict)
+    others: Counter[str] = msgspec.field(default_factory=Counter)
 
 
 class UnknownMessageError(Exception):
@@ -163,8 +163,7 @@ def _add_objects(
     return notice
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(msgspec.Struct, frozen=True):
     """A message of the queue.
 
     Attributes:
@@ -198,8 +197,7 @@ _ATTEMPTS, _CONNECT_SECONDS, _ANSWER_SECONDS = 2, 5, 10
 must not wait long. A request waits 2 seconds for messages."""
 
 
-@dataclass
-class SqsQueue:
+class SqsQueue(msgspec.Struct):
     """A queue of Amazon SQS.
 
     Attributes:
@@ -381,8 +379,7 @@ _MAX_WAITING = 100
 _MAX_BACKOFF = 60.0
 
 
-@dataclass
-class Receiver:
+class Receiver(msgspec.Struct):
     """Receives, hides and deletes messages in a thread, so that messages stay hidden while in work.
 
     Attributes:
@@ -394,16 +391,16 @@ class Receiver:
 
     queue: SqsQueue
     clock: Callable[[], float] = time.monotonic
-    in_work: dict[str, tuple[Message, float]] = field(default_factory=dict)
+    in_work: dict[str, tuple[Message, float]] = msgspec.field(default_factory=dict)
     redrives: bool | None = None
-    _asked: Event = field(default_factory=Event)
+    _asked: Event = msgspec.field(default_factory=Event)
     _failure: Exception | None = None
-    _received: Queue[Message | Exception] = field(
+    _received: Queue[Message | Exception] = msgspec.field(
         default_factory=lambda: Queue(_MAX_WAITING * _BATCH)
     )
-    _done: deque[Message] = field(default_factory=deque)
-    _lock: Lock = field(default_factory=Lock)
-    _stopped: Event = field(default_factory=Event)
+    _done: deque[Message] = msgspec.field(default_factory=deque)
+    _lock: Lock = msgspec.field(default_factory=Lock)
+    _stopped: Event = msgspec.field(default_factory=Event)
     _thread: Thread | None = None
 
     def start(self) -> None:
@@ -558,13 +555,12 @@ _MAX_SEGMENTS = 128
 _SEEN = "seen:"
 
 
-@dataclass
-class SeenObjects:
+class SeenObjects(msgspec.Struct):
     """Remembers the last 130,000 objects that were read, 16 bytes each."""
 
-    segments: dict[int, list[bytes]] = field(default_factory=lambda: {0: []})
-    _digests: set[bytes] = field(default_factory=set)
-    _changed: set[int] = field(default_factory=set)
+    segments: dict[int, list[bytes]] = msgspec.field(default_factory=lambda: {0: []})
+    _digests: set[bytes] = msgspec.field(default_factory=set)
+    _changed: set[int] = msgspec.field(default_factory=set)
 
     @classmethod
     def restore(cls, offsets: Mapping[str, bytes]) -> SeenObjects:
@@ -603,8 +599,7 @@ class SeenObjects:
         return {f"{_SEEN}{at}": b"".join(self.segments.get(at, ())) for at in sorted(changed)}
 
 
-@dataclass
-class Quarantine:
+class Quarantine(msgspec.Struct):
     """A file with the messages that could not be read, one JSON object a line.
 
     Attributes:
@@ -639,8 +634,7 @@ class Quarantine:
             ) from error
 
 
-@dataclass
-class _Work:
+class _Work(msgspec.Struct):
     """A message in the group, and its objects.
 
     Attributes:

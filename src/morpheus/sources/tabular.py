@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain, pairwise
 from threading import RLock
@@ -24,6 +23,7 @@ from urllib.parse import unquote
 import msgspec
 import numpy as np
 import polars as pl
+from msgspec.structs import replace
 
 from morpheus.columns import INDEX, ROW
 from morpheus.errors import RecordError, UsageError
@@ -74,8 +74,7 @@ _MIN_SIMILAR_LINES = 3
 _OPEN_QUOTE = "a quote is not closed; the rows after this line are read on their own"
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(msgspec.Struct, frozen=True):
     """The rows of one file.
 
     Attributes:
@@ -91,7 +90,7 @@ class Table:
     row_index: pl.Series | None
     line_numbers: Sequence[int]
     errors: ParseErrors = ()
-    duplicate_columns: dict[str, list[str]] = field(default_factory=dict)
+    duplicate_columns: dict[str, list[str]] = msgspec.field(default_factory=dict)
 
 
 def read_csv(
@@ -198,8 +197,7 @@ def _find_last_row_end(data: bytes) -> int:
     return 0
 
 
-@dataclass(frozen=True)
-class Dialect:
+class Dialect(msgspec.Struct, frozen=True):
     """How a table separates its cells.
 
     Attributes:
@@ -489,8 +487,7 @@ def _is_prefix(name: str, wanted: Iterable[str]) -> bool:
     return any(each.startswith(prefix) for each in wanted)
 
 
-@dataclass(frozen=True)
-class FrameInput:
+class FrameInput(msgspec.Struct, frozen=True):
     """Events in memory, in place of files.
 
     Attributes:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice, pairwise
 from typing import NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
+import msgspec
 import polars as pl
 
 from morpheus.columns import TIME
@@ -350,8 +350,7 @@ CLOCK_TOLERANCE = timedelta(days=1)
 """Events that are this much later than the clock are implausible."""
 
 
-@dataclass(frozen=True)
-class PlausibleTimes:
+class PlausibleTimes(msgspec.Struct, frozen=True):
     """The times that events can have. Other times come from wrong clocks, or are damaged.
 
     Attributes:
@@ -520,16 +519,14 @@ def merge_hours(*parts: Mapping[str, Iterable[int]]) -> dict[str, set[int]]:
     return {name: kept[name] for name in list(kept)[-_MAX_GAP_PARTITIONS:] if kept[name]}
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(msgspec.Struct, frozen=True):
     """A half-open time interval [start, end)."""
 
     start: datetime
     end: datetime
 
 
-@dataclass(frozen=True)
-class TimeRange:
+class TimeRange(msgspec.Struct, frozen=True):
     """Time range of the events to read. Other events are skipped and counted.
 
     Attributes:
@@ -745,8 +742,7 @@ def begins_date(folder: str) -> bool:
     return bool(_find_dates([folder]))
 
 
-@dataclass
-class _PartialDate:
+class _PartialDate(msgspec.Struct):
     """Year, month, day and hour, as far as folder names give them.
 
     Attributes:

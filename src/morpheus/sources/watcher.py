@@ -13,12 +13,12 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from morpheus.errors import MorpheusError, TransientError, UsageError
 from morpheus.sources.compression import (
@@ -232,8 +232,7 @@ class TakenFile(msgspec.Struct, frozen=True, array_like=True):
         return at if same and at >= self.offset else None
 
 
-@dataclass
-class DirectoryWatcher:
+class DirectoryWatcher(msgspec.Struct):
     """Watches a directory for new files, and for what is appended to files.
 
     Of uncompressed JSON lines and CSV, all complete lines are taken at once. Other files, and the
@@ -266,18 +265,18 @@ class DirectoryWatcher:
     detect_type: Callable[[Path], str] = lambda path: detect_file_type(path) or "json"
     poll_interval: float = 0.5
     sleep: Callable[[float], object] = time.sleep
-    last_stamps: dict[FileId, FileStamp] = field(default_factory=dict)
-    taken: dict[FileId, TakenFile] = field(default_factory=dict)
+    last_stamps: dict[FileId, FileStamp] = msgspec.field(default_factory=dict)
+    taken: dict[FileId, TakenFile] = msgspec.field(default_factory=dict)
     num_taken: int = 0
-    copies: list[tuple[str, str]] = field(default_factory=list)
+    copies: list[tuple[str, str]] = msgspec.field(default_factory=list)
     copy_folder: Path | None = None
     _num_copies: int = 0
     _has_new_file: bool = False
-    _rewritten: set[FileId] = field(default_factory=set)
-    _changed: set[FileId] = field(default_factory=set)
-    _held: dict[FileId, _HeldFile] = field(default_factory=dict)
+    _rewritten: set[FileId] = msgspec.field(default_factory=set)
+    _changed: set[FileId] = msgspec.field(default_factory=set)
+    _held: dict[FileId, _HeldFile] = msgspec.field(default_factory=dict)
     _is_last_scan: bool = False
-    _offsets: dict[str, bytes] = field(default_factory=dict)
+    _offsets: dict[str, bytes] = msgspec.field(default_factory=dict)
 
     def restore(self, offsets: Mapping[str, bytes]) -> None:
         """Go on where an earlier run has stopped.
@@ -393,10 +392,10 @@ class DirectoryWatcher:
         for identity, file in self.taken.items():
             if identity not in stamps and not file.deleted:
                 self._changed.add(identity)
-                self.taken[identity] = msgspec.structs.replace(file, deleted=now)
+                self.taken[identity] = replace(file, deleted=now)
             elif file.deleted and stamps.get(identity) == file.stamp:  # it was moved away and back
                 self._changed.add(identity)
-                self.taken[identity] = msgspec.structs.replace(file, deleted=0)
+                self.taken[identity] = replace(file, deleted=0)
         gone = [identity for identity, file in self.taken.items() if file.deleted]
         for identity in sorted(gone, key=lambda each: self.taken[each].deleted)[:-_MAX_DELETED]:
             del self.taken[identity]

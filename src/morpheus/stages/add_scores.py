@@ -15,6 +15,7 @@ from functools import cached_property, lru_cache, partial
 import msgspec
 import numpy as np
 import polars as pl
+from msgspec import structs
 from numpy.typing import NDArray
 
 from morpheus.columns import INCIDENT_SCORE, MODEL_VERSION, PVALUE, RISK, SCORE, SEVERITY, TIME
@@ -58,8 +59,7 @@ class ScoreState(State):
     usage: UsageState = msgspec.field(default_factory=UsageState)
 
 
-@dataclass
-class ScoreContext:
+class ScoreContext(msgspec.Struct, dict=True):
     """The values that labels are computed from, each computed once for a batch.
 
     Values that depend on the losses alone are computed for distinct rows. Without a fingerprint
@@ -243,7 +243,9 @@ def record_days(
 
     predictions = MaskedPredictions.predict(parts.net, rows)
     days = number_days(table[TIME], timezone)
-    values = replace(parts.read_values(rows, predictions, column_values, days), ignored=ignored)
+    values = structs.replace(
+        parts.read_values(rows, predictions, column_values, days), ignored=ignored
+    )
     scores = parts.scorer.score(values, usage)
     return DayRecord(rows, before, copy(usage), predictions, scores)
 
@@ -341,8 +343,7 @@ MODEL_OUTPUTS = {COMPAT_22_08: (SCORE,), COMPAT_22_11: ("reconstruct_loss", "zsc
 the outputs, in this order."""
 
 
-@dataclass
-class ScoreBundle:
+class ScoreBundle(msgspec.Struct, dict=True):
     """Scores of batches of several users, one after the other.
 
     Attributes:

@@ -14,6 +14,7 @@ from functools import cached_property
 import msgspec
 import numpy as np
 import polars as pl
+from msgspec import structs
 from numpy.typing import NDArray
 
 from morpheus.columns import DAY_COUNTS, RISK, TIME, ExplanationColumns, LogDescription
@@ -62,8 +63,7 @@ ExplanationTexts = tuple[str | None, str | None, str | None]
 """Values of the columns `reason`, `top_columns` and `explanation` for one event."""
 
 
-@dataclass
-class _ExplainedBatch:
+class _ExplainedBatch(msgspec.Struct):
     """What was found for the events of a batch.
 
     Attributes:
@@ -256,7 +256,7 @@ class Explain(Transform):
             summary = preceding.summarise_event(event)
             unchanged = Counterfactual((), total, total, round_decimals(limit))
             baseline = Baseline.from_card(fingerprint.card)
-            explanation = msgspec.structs.replace(
+            explanation = structs.replace(
                 Explanation.from_columns(total, columns, summary, baseline),
                 # The same values can be unusual on one day, and learned on a later one.
                 change=changes[row] if anomalous[event] else unchanged,
@@ -281,8 +281,7 @@ class Explain(Transform):
         return np.flatnonzero(kept & (batch.table[self.label].to_numpy() >= self.threshold))
 
 
-@dataclass(frozen=True)
-class EventAttributions:
+class EventAttributions(msgspec.Struct, frozen=True):
     """Attributions of the columns of a batch.
 
     Attributes:
@@ -329,7 +328,7 @@ class EventAttributions:
         """Return the reasons of an event, with its values and the risk that each column adds."""
         row = int(self.inverse[event])
         return tuple(
-            msgspec.structs.replace(
+            structs.replace(
                 self.reasons[row, part.column],
                 new=part.new,
                 anomaly=part.anomaly,
@@ -343,8 +342,7 @@ class EventAttributions:
         )
 
 
-@dataclass(frozen=True)
-class FactFinder:
+class FactFinder(msgspec.Struct, frozen=True, dict=True):
     """Finds what reasons say about the events of a batch besides their explanations.
 
     Attributes:

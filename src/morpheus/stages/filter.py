@@ -20,6 +20,7 @@ from typing import TypeVar
 import msgspec
 import numpy as np
 import polars as pl
+from msgspec import structs
 from numpy.typing import NDArray
 
 from morpheus.columns import INCIDENT_ID, INCIDENT_SEVERITY, RATE_PVALUE, RISK, TIME, TS_ANOMALY
@@ -357,7 +358,7 @@ class CandidateFilter(Transform):
         if left is None:
             return scores
         # The days without suppressed events are quieter, which makes no other event unusual.
-        return replace(
+        return structs.replace(
             left,
             pvalue=np.maximum(left.pvalue, scores.pvalue),
             incident_pvalue=np.maximum(left.incident_pvalue, scores.incident_pvalue),
@@ -452,8 +453,7 @@ class BudgetFilter(Transform):
             yield replace(rows, budget_report=state.report(budget, chosen)) if is_last else rows
 
 
-@dataclass(frozen=True)
-class _ChosenDays:
+class _ChosenDays(msgspec.Struct, frozen=True):
     """The user-days that become alerts.
 
     Attributes:
@@ -467,8 +467,7 @@ class _ChosenDays:
     next_pvalue: float | None
 
 
-@dataclass
-class _BudgetState:
+class _BudgetState(msgspec.Struct):
     """The users of a run, their days, and the candidates.
 
     Attributes:
@@ -484,12 +483,12 @@ class _BudgetState:
 
     rules: Suppressions
     alerts_per_day: float
-    batches: list[Batch] = field(default_factory=list)
-    user_days: dict[str | None, UserDays] = field(default_factory=dict)
+    batches: list[Batch] = msgspec.field(default_factory=list)
+    user_days: dict[str | None, UserDays] = msgspec.field(default_factory=dict)
     num_days: int = 0
     lowest: float = 1.0
-    suppressed: set[UserDay] = field(default_factory=set)
-    severities: dict[UserDay, float] = field(default_factory=dict)
+    suppressed: set[UserDay] = msgspec.field(default_factory=set)
+    severities: dict[UserDay, float] = msgspec.field(default_factory=dict)
 
     def add(self, batch: Batch) -> None:
         """Add a batch, with the days of its user."""
@@ -844,7 +843,7 @@ def mask_batch(
         suppressed: Counts of suppressed events, to be added to the batch.
         collect_stats: Summarise the dropped events for a later stage.
     """
-    codes = batch.encoded and replace(batch.encoded, inverse=batch.encoded.inverse[mask])
+    codes = batch.encoded and structs.replace(batch.encoded, inverse=batch.encoded.inverse[mask])
     kept = replace(
         batch,
         table=batch.table.filter(mask),
@@ -872,7 +871,7 @@ def _keep_rows(batch: Losses | Scored, table: Table, mask: NDArray[np.bool_]) ->
         changes["filtered_flags"] = batch.filtered_flags + _count_flags(batch.table, ~mask)
         changes["losses"] = batch.losses[mask]
         if encoded is not None:
-            changes["encoded"] = replace(encoded, inverse=encoded.inverse[mask])
+            changes["encoded"] = structs.replace(encoded, inverse=encoded.inverse[mask])
     if batch.candidates is not None:
         changes["candidates"] = batch.candidates.filter(mask)
     if dropped and isinstance(batch, Scored):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from morpheus.core.batch import Batch
 from morpheus.core.stage import Requirements, StageContext, Transform, option
@@ -79,8 +81,7 @@ class Monitor(Transform):
         return iter(())
 
 
-@dataclass
-class RateMeter:
+class RateMeter(msgspec.Struct):
     """Counts events and measures their rate.
 
     >>> clock = iter([0.0, 2.0, 2.0]).__next__
@@ -100,7 +101,7 @@ class RateMeter:
     count: int = 0
     started_at: float | None = None
     updated_at: float = 0.0
-    rate: float | None = field(default=None)
+    rate: float | None = msgspec.field(default=None)
 
     def start(self) -> None:
         """Start the clock."""

@@ -11,7 +11,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -332,8 +332,7 @@ def _start_history(batch: Batch, timezone: str) -> RateHistory:
     )
 
 
-@dataclass(frozen=True)
-class _DetectorConfig:
+class _DetectorConfig(msgspec.Struct, frozen=True):
     """The options of the stage as numbers.
 
     Attributes:
@@ -388,8 +387,7 @@ def _format_seconds(seconds: int) -> str:
     return f"{seconds}s" if seconds % 60 else f"{seconds // 60}m"
 
 
-@dataclass
-class _UserSeasonalityState:
+class _UserSeasonalityState(msgspec.Struct):
     """One user's events over time, as far as windows still need them.
 
     Attributes:
@@ -409,10 +407,10 @@ class _UserSeasonalityState:
     first_bin: int = 0
     last_bin: int = 0
     evaluated_until: int = 0
-    bins: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
-    counts: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
-    flagged: IntArray = field(default_factory=lambda: np.empty(0, np.int64))
-    pending: deque[tuple[Losses | Scored, IntArray]] = field(default_factory=deque)
+    bins: IntArray = msgspec.field(default_factory=lambda: np.empty(0, np.int64))
+    counts: IntArray = msgspec.field(default_factory=lambda: np.empty(0, np.int64))
+    flagged: IntArray = msgspec.field(default_factory=lambda: np.empty(0, np.int64))
+    pending: deque[tuple[Losses | Scored, IntArray]] = msgspec.field(default_factory=deque)
 
     def add(self, batch: Losses | Scored) -> Iterator[Losses | Scored]:
         """Count a batch's events, and yield the batches whose windows it completes."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import polars as pl
+from msgspec import structs
 
 from morpheus.columns import INDEX, POPULATION_USER, ROW, TIME
 from morpheus.core.batch import Events, RunMetrics, WithModel
@@ -71,8 +72,7 @@ _PER_RUN = (
 )
 
 
-@dataclass(frozen=True)
-class ModelLookup:
+class ModelLookup(msgspec.Struct, frozen=True):
     """A user's fingerprint and its card, or the reason why there is none."""
 
     fingerprint: Fingerprint | None = None
@@ -93,8 +93,7 @@ class ModelLookup:
         return cls(fingerprint, fingerprint.card, replaced=replaced)
 
 
-@dataclass
-class UserTraining:
+class UserTraining(msgspec.Struct):
     """What `train-ae` remembers about one user during a run.
 
     Attributes:
@@ -110,15 +109,14 @@ class UserTraining:
 
     provider: ModelProvider
     lookup: ModelLookup | None = None
-    waiting: list[Events] = field(default_factory=list)
+    waiting: list[Events] = msgspec.field(default_factory=list)
     recent_events: pl.DataFrame | None = None
     accepted: int = 0
     excluded: int = 0
     loaded: int = 0
 
 
-@dataclass
-class ModelProvider:
+class ModelProvider(msgspec.Struct, dict=True):
     """Loads or trains the fingerprints of users.
 
     Attributes:
@@ -368,7 +366,7 @@ class ModelProvider:
         if self.stage.models_output_filename is None:
             return fingerprint
         written = self.stage.write_file(fingerprint)
-        card = msgspec.structs.replace(written, version=self.stage.saved_version)
+        card = structs.replace(written, version=self.stage.saved_version)
         return replace(fingerprint, card=card)
 
     def _check_columns(self, columns: Sequence[str]) -> None:
@@ -379,8 +377,7 @@ class ModelProvider:
             )
 
 
-@dataclass
-class PreparedRun:
+class PreparedRun(msgspec.Struct):
     """What `TrainAe.check_input` has found out before the first event, for all processes.
 
     Attributes:

@@ -27,7 +27,6 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
 from os import PathLike, fspath
@@ -65,8 +64,7 @@ _MAX_NAME_BYTES = 200
 """Bytes of a file's name kept in its hidden name. File systems end at 255."""
 
 
-@dataclass
-class _FilePolicy:
+class _FilePolicy(msgspec.Struct):
     """Modes of new files and folders, before the umask is applied."""
 
     shared: bool = False
@@ -758,8 +756,7 @@ _LOCK_SECONDS = 60.0
 """How long a process waits for another one that changes the same file."""
 
 
-@dataclass(frozen=True)
-class LocalStore:
+class LocalStore(msgspec.Struct, frozen=True):
     """A folder on disk; see `Store`."""
 
     path: Path
@@ -893,8 +890,7 @@ class LocalStore:
             (self.path / name).unlink(missing_ok=True)
 
 
-@dataclass(frozen=True)
-class ObjectStore:
+class ObjectStore(msgspec.Struct, frozen=True):
     """A folder in an object store; see `Store`."""
 
     base: ObjectPath

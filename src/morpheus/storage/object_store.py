@@ -17,6 +17,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, Self, cast
 from urllib.parse import unquote
 
+import msgspec
+
 from morpheus.errors import MorpheusError, RecordError, TransientError, UsageError
 
 if TYPE_CHECKING:
@@ -25,8 +27,7 @@ if TYPE_CHECKING:
     ObjectClient = AzureStore | GCSStore | S3Store
 
 
-@dataclass(frozen=True)
-class Provider:
+class Provider(msgspec.Struct, frozen=True):
     """What differs between the object stores.
 
     Attributes:

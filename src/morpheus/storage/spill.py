@@ -9,13 +9,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+import msgspec
 import polars as pl
 import polars.selectors as cs
 
@@ -90,8 +90,7 @@ def _disk_full_error(folder: Path, error: OSError) -> TransientError:
     )
 
 
-@dataclass(frozen=True)
-class SpilledTable:
+class SpilledTable(msgspec.Struct, frozen=True):
     """A table outside the working set.
 
     Attributes:

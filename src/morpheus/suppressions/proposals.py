@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cached_property, reduce
 from itertools import combinations
@@ -21,6 +20,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 import msgspec
 import numpy as np
 import polars as pl
+from msgspec.structs import replace
 
 from morpheus.columns import (
     CONDITION_FIELDS,
@@ -163,8 +163,7 @@ class _VerdictFile(msgspec.Struct, frozen=True):
     verdicts: tuple[Verdict, ...]
 
 
-@dataclass(frozen=True)
-class Verdicts:
+class Verdicts(msgspec.Struct, frozen=True):
     """The verdicts of some files. Of several on one incident, the last one counts.
 
     Attributes:
@@ -207,8 +206,7 @@ class Verdicts:
         return tuple(x for x in self.verdicts if x.is_benign and _accepts(x))
 
 
-@dataclass(frozen=True)
-class TrainingVerdicts:
+class TrainingVerdicts(msgspec.Struct, frozen=True):
     """What verdicts say about training events.
 
     Attributes:
@@ -291,8 +289,7 @@ MIN_RECURRENCE = 0.5
 """Share of incidents that have a value of another incident, below which a column is volatile."""
 
 
-@dataclass(frozen=True)
-class PastAlerts:
+class PastAlerts(msgspec.Struct, frozen=True):
     """Events of past alerts.
 
     Attributes:
@@ -412,8 +409,7 @@ MAX_DIMENSIONS = 9
 """Maximum number of columns from which those of a suppression are chosen."""
 
 
-@dataclass(frozen=True)
-class DimensionFinder:
+class DimensionFinder(msgspec.Struct, frozen=True):
     """Finds the columns that suppressions can have conditions on.
 
     Attributes:
@@ -513,8 +509,7 @@ Cover = tuple[Choice, ...]
 """Dimensions of one suppression, or of several that hide incidents together."""
 
 
-@dataclass(frozen=True)
-class _Sample:
+class _Sample(msgspec.Struct, frozen=True):
     """Events, and which conditions they meet.
 
     Attributes:
@@ -562,8 +557,7 @@ class _Sample:
         return [each for each in dict.fromkeys(self.incidents) if each not in left]
 
 
-@dataclass(frozen=True)
-class RuleSearch:
+class RuleSearch(msgspec.Struct, frozen=True, dict=True):
     """Finds the narrowest suppressions that hide some harmless events and their like.
 
     A suppression has conditions on some of the dimensions, each with the values of the harmless
@@ -704,8 +698,7 @@ def _list_whole(events: pl.DataFrame, matches: Mask) -> list[str]:
 # Proposals.
 
 
-@dataclass(frozen=True)
-class Proposal:
+class Proposal(msgspec.Struct, frozen=True):
     """A proposed suppression.
 
     Attributes:
@@ -733,8 +726,7 @@ class Proposal:
 _WOULD_HIDE, _MAY_HIDE = "it would hide", "it may hide"
 
 
-@dataclass(frozen=True)
-class Proposals:
+class Proposals(msgspec.Struct, frozen=True):
     """The suppressions proposed from verdicts.
 
     Attributes:
@@ -767,8 +759,7 @@ class Proposals:
         return replace(self, proposals=proposals)
 
 
-@dataclass(frozen=True)
-class ProposalMaker:
+class ProposalMaker(msgspec.Struct, frozen=True, dict=True):
     """Makes suppressions from verdicts.
 
     Attributes:
@@ -1016,8 +1007,7 @@ MIN_UNIQUE_FOR_ID = 5
 """Minimum number of values, all different, for a column to count as an id."""
 
 
-@dataclass(frozen=True)
-class SuppressionPreview:
+class SuppressionPreview(msgspec.Struct, frozen=True):
     """The past alerts that a suppression would have suppressed.
 
     Attributes:

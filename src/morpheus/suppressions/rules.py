@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from functools import cached_property, lru_cache, reduce
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
@@ -235,8 +235,7 @@ MINUTES_PER_DAY, MINUTES_PER_HOUR = 1440, 60
 _SPAN = re.compile(r"(\S+) ([0-9]{1,2}):([0-9]{2})-([0-9]{1,2}):([0-9]{2})")
 
 
-@dataclass(frozen=True)
-class WeeklyHours:
+class WeeklyHours(msgspec.Struct, frozen=True, dict=True):
     """Hours of the week in a time zone.
 
     Attributes:
@@ -317,8 +316,7 @@ def _parse_days(part: str) -> list[int]:
 # Suppressions.
 
 
-@dataclass(frozen=True)
-class Suppression:
+class Suppression(msgspec.Struct, frozen=True, dict=True):
     """A rule that suppresses events.
 
     Attributes:
@@ -338,10 +336,10 @@ class Suppression:
     users: tuple[str, ...]
     until: datetime
     reason: str
-    networks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    families: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    networks: Mapping[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
+    families: Mapping[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     hours: WeeklyHours | None = None
-    roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    roles: Mapping[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     mutes: bool = False
 
     @property
@@ -426,8 +424,7 @@ class Suppression:
         return True if len(given) == len(self.conditions) and self.hours is None else None
 
 
-@dataclass(frozen=True)
-class SuppressionCounts:
+class SuppressionCounts(msgspec.Struct, frozen=True):
     """Events that suppressions match, by the label of the suppression.
 
     Attributes:
@@ -442,8 +439,7 @@ class SuppressionCounts:
     followers: int = 0
 
 
-@dataclass(frozen=True)
-class Suppressions:
+class Suppressions(msgspec.Struct, frozen=True, dict=True):
     """Several suppressions.
 
     Attributes:
