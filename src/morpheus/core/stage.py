@@ -14,8 +14,6 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
-from msgspec import structs
-
 from morpheus.columns import ACTOR, ACTOR_OPTION, IDENTITY_OPTION, SCORE, LogDescription
 from morpheus.errors import UsageError
 from morpheus.storage.object_store import ObjectPath, is_remote, normalise_location
@@ -707,7 +705,7 @@ def check_values(declared: DeclaredT) -> DeclaredT:
             changes |= {each.name: choice} if choice != value else {}
         elif isinstance(value, int | float):
             _check_range(where, value, each.metadata["min"], each.metadata["max"])
-    return structs.replace(declared, **changes) if changes else declared  # type: ignore[type-var]
+    return replace(declared, **changes) if changes else declared  # type: ignore[type-var]
 
 
 def _find_choice(where: str, value: str, choices: Mapping[str, str]) -> str:
@@ -750,7 +748,7 @@ def resolve_locations(declared: DeclaredT) -> DeclaredT:
         resolved = texts[0] if isinstance(value, str) else tuple(texts)
         if resolved != value:
             changes[each.name] = resolved
-    return structs.replace(declared, **changes) if changes else declared  # type: ignore[type-var]
+    return replace(declared, **changes) if changes else declared  # type: ignore[type-var]
 
 
 def make_paths_absolute(stage: StageT) -> StageT:
