@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 from polars.testing import assert_frame_equal
 
 from morpheus.columns import INDEX, RISK, ROW, TIME
@@ -531,7 +532,7 @@ def test_an_event_that_is_usual_without_suppressed_ones_is_dropped_and_counted(k
     batch = make_candidates([1, 1, 1], [0.01] * 3, suppressed_by=[0, NO_MATCH, NO_MATCH])
     candidates = replace(
         batch.candidates,
-        user_days=replace(batch.candidates.user_days, scored=np.array([50.0])),
+        user_days=structs.replace(batch.candidates.user_days, scored=np.array([50.0])),
         risks=np.full(3, 50.0),
         remaining=np.array([0.0, 0.0, 50.0]),
         remaining_pvalues=np.array([1.0, 1.0, 0.01]),

@@ -12,11 +12,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import polars as pl
-from msgspec.structs import replace
 
 ROWS, ROUNDS, TAUGHT = 2, 5, 12
 """Events of a user in a micro-batch, micro-batches, and users that are trained."""

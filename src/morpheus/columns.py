@@ -150,6 +150,8 @@ QUERY_LANGUAGES = ("sql", "splunk", "kusto", "esql", "logging")
 """Languages of queries, which determine how values and conditions are written."""
 QUERY_TIME_FORMATS = ("iso", "sql", "epoch")
 """2026-05-31T09:30:00Z, 2026-05-31 09:30:00, and seconds since 1970."""
+MAX_QUERY_LENGTH = 100_000
+"""Characters of a query, unless its tool allows fewer."""
 
 
 class EvidenceQuery(msgspec.Struct, frozen=True):
@@ -177,7 +179,7 @@ class EvidenceQuery(msgspec.Struct, frozen=True):
     time_format: str = "iso"
     columns: Mapping[str, str | tuple[str, ...]] = msgspec.field(default_factory=dict)
     only_columns: bool = False
-    max_length: int = 100_000
+    max_length: int = MAX_QUERY_LENGTH
 
 
 SPLUNK_QUERY = EvidenceQuery(

@@ -1,11 +1,10 @@
 """Laws of the alert budget, on constructed calibrations."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from morpheus.models.calibration import (
     AlertBudget,

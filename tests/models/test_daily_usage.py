@@ -1,6 +1,5 @@
 """Laws of risks: what earlier days, other users and earlier events of a day add to them."""
 
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -8,6 +7,7 @@ import polars as pl
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from morpheus.core.state import decode_state, encode_state
 from morpheus.features.encoder import UNKNOWN

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from morpheus.columns import EventFields, LogDescription
 from morpheus.models.explanation import (
@@ -103,12 +104,12 @@ def test_a_sign_in_begins_with_the_application():
     ],
 )
 def test_a_known_value_is_rare_with_how_often_or_unusual_together(share, dominates, words):
-    facts = replace(GET, frequency={"agent": share})
+    facts = structs.replace(GET, frequency={"agent": share})
     assert reason_for(make_reason(marginal_dominates=dominates), facts=facts) == words
 
 
 def test_a_usual_value_beside_a_new_one_is_called_neither_new_nor_rare():
-    facts = replace(GET, frequency={"agent": 0.4})
+    facts = structs.replace(GET, frequency={"agent": 0.4})
     columns = make_reason(column="action", value="get", new=True), make_reason()
     assert reason_for(*columns, facts=facts) == (
         "`get`, new in 58 days, unusually with agent `kali`."
@@ -116,14 +117,16 @@ def test_a_usual_value_beside_a_new_one_is_called_neither_new_nor_rare():
 
 
 def test_an_action_that_is_unusual_only_with_its_other_values_says_so():
-    facts = replace(GET, frequency={"action": 0.3})
+    facts = structs.replace(GET, frequency={"action": 0.3})
     assert reason_for(make_reason(column="action", value="get"), facts=facts) == (
         "`get`, unusual in this combination."
     )
 
 
 def test_new_is_said_of_new_values_only():
-    assert "new" not in reason_for(make_reason(), facts=replace(GET, frequency={"agent": 0.004}))
+    assert "new" not in reason_for(
+        make_reason(), facts=structs.replace(GET, frequency={"agent": 0.004})
+    )
     assert "new" in reason_for(make_reason(new=True))
 
 
@@ -132,23 +135,23 @@ def test_new_is_said_of_new_values_only():
     [(0.3, "; common among others."), (0.0001, "; others rarely do this."), (0.01, "events).")],
 )
 def test_reason_says_whether_others_do_it(share, words):
-    facts = replace(GET, frequency={"agent": 0.004}, others={"agent": share})
+    facts = structs.replace(GET, frequency={"agent": 0.004}, others={"agent": share})
     assert reason_for(make_reason(), facts=facts).endswith(words)
 
 
 def test_a_new_value_is_not_compared_with_others_because_its_share_is_not_known():
-    facts = replace(GET, others={"agent": 0.0001})
+    facts = structs.replace(GET, others={"agent": 0.0001})
     assert "others" not in reason_for(make_reason(new=True), facts=facts)
 
 
 def test_a_number_is_not_compared_with_others_of_whom_only_its_presence_is_known():
-    facts = replace(GET, frequency={"size": 0.9}, others={"size": 0.9})
+    facts = structs.replace(GET, frequency={"size": 0.9}, others={"size": 0.9})
     size = make_reason(column="size", value="900", probability=None, distance=40.0)
     assert "others" not in reason_for(size, facts=facts)
 
 
 def test_missing_value_and_technical_name_are_named_in_words():
-    facts = replace(GET, frequency={"requestParametersmaxResults": 0.004})
+    facts = structs.replace(GET, frequency={"requestParametersmaxResults": 0.004})
     column = make_reason(column="requestParametersmaxResults", value=None)
     assert reason_for(column, facts=facts) == (
         "`get` without max results, rare for this user (1 in 250 events)."
@@ -162,10 +165,10 @@ def test_number_is_high_or_low():
 
 
 def test_time_is_named_outside_of_the_usual_hours_or_for_an_hour_column():
-    facts = replace(GET, time="03:12 on a Saturday")
+    facts = structs.replace(GET, time="03:12 on a Saturday")
     agent = make_reason(new=True)
     assert "03:12" not in reason_for(agent, facts=facts)
-    outside = replace(facts, is_outside_hours=True)
+    outside = structs.replace(facts, is_outside_hours=True)
     assert reason_for(agent, facts=outside).endswith(", at 03:12 on a Saturday.")
     hour = make_reason(column="hourofweek", value="Sat 03", new=True)
     assert reason_for(hour, facts=facts) == "`get`, at 03:12 on a Saturday."
@@ -175,12 +178,12 @@ def test_time_is_named_outside_of_the_usual_hours_or_for_an_hour_column():
     ("same_day", "words"), [(True, "`put` and `del`."), (False, "`put` and `del` on earlier days.")]
 )
 def test_earlier_events_are_named_if_they_are_the_main_reason(same_day, words):
-    facts = replace(GET, earlier=("put", "del"), is_same_day=same_day)
+    facts = structs.replace(GET, earlier=("put", "del"), is_same_day=same_day)
     assert reason_for(preceding=MAINLY_BEFORE, facts=facts) == f"`get` after unusual {words}"
 
 
 def test_earlier_events_come_last_if_they_are_a_smaller_reason():
-    facts = replace(GET, earlier=("put",))
+    facts = structs.replace(GET, earlier=("put",))
     assert reason_for(make_reason(new=True), preceding=PARTLY_BEFORE, facts=facts) == (
         "`get` with agent `kali`, new in 58 days, after unusual `put`."
     )
@@ -188,7 +191,7 @@ def test_earlier_events_come_last_if_they_are_a_smaller_reason():
 
 def test_column_with_anomalous_events_before_is_named_even_if_normal_now():
     column = make_reason(anomaly=0.0, anomalous_before=14)
-    facts = replace(GET, earlier=("put",))
+    facts = structs.replace(GET, earlier=("put",))
     assert reason_for(column, preceding=MAINLY_BEFORE, facts=facts) == (
         "`get` after unusual `put` (unusual agent)."
     )
@@ -196,7 +199,7 @@ def test_column_with_anomalous_events_before_is_named_even_if_normal_now():
 
 def test_small_context_is_left_out():
     context = ContextContribution(10, 8, 2, 1, 1)
-    facts = replace(GET, earlier=("put",))
+    facts = structs.replace(GET, earlier=("put",))
     assert "after" not in reason_for(make_reason(new=True), preceding=context, facts=facts)
 
 
@@ -257,7 +260,7 @@ def test_reason_is_one_printable_line_of_bounded_length(columns, text, has_actio
 @given(columns=st.lists(COLUMN, min_size=1, max_size=6), text=HOSTILE)
 @settings(max_examples=200, deadline=None)
 def test_reason_names_a_column_that_contributes(columns, text):
-    facts = replace(GET, action=text)
+    facts = structs.replace(GET, action=text)
     explanation = Explanation.from_columns(9.0, tuple(columns), ALONE, OWN)
     reason = ReasonWriter(LOG).write(explanation, 6, facts)
     unusual = [each for each in explanation.top_columns(6) if each.anomaly >= 10]

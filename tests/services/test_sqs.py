@@ -437,6 +437,7 @@ def test_a_micro_batch_is_limited_by_its_number_of_objects(
 
 def test_an_error_of_the_thread_that_receives_ends_the_run(queue: LogQueue) -> None:
     receiver = Receiver(SqsQueue(queue.url, 300))
+    assert receiver.queue.receive(0) == []  # so that there is a client
     receiver.start()
     receiver.queue._client = object()  # noqa: SLF001 - no client any more
     with pytest.raises(AttributeError):

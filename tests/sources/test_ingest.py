@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from jobs import peak_in_pieces, spill_on_a_full_disk
 from morpheus.columns import TIME
@@ -172,7 +173,7 @@ def test_memory_of_a_chunked_user_does_not_grow_with_events() -> None:
 def test_real_logs_do_not_depend_on_threads_or_memory(threads: int) -> None:
     new, old = DATA / "cloudtrail-attack", DATA / "cloudtrail-console"
     chosen = {"userid_column_name": "userIdentityarn"}
-    budget = replace(
+    budget = structs.replace(
         TINY, spill_table_cells=20_000, min_task_bytes=2_000_000, serial_threshold_bytes=0
     )
     held = read(new, MemoryBudget(), old, settings=chosen)
@@ -188,7 +189,7 @@ def test_columns_and_counts_do_not_depend_on_threads(tmp_path: Path) -> None:
         "skip_bad_records": True,
         "settings": {"userid_filter": "123837551234"},
     }
-    budget = replace(
+    budget = structs.replace(
         TINY, spill_table_cells=20_000, min_task_bytes=1_000_000, serial_threshold_bytes=0
     )
     assert_same(

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from msgspec import structs
 
 from morpheus.core.batch import Batch
 from morpheus.core.stage import PipelineOptions, Stage
@@ -233,7 +234,7 @@ def test_columns_that_copy_a_column_are_replaced_with_it(logs: Path) -> None:
 
 def test_a_column_joined_from_a_replaced_one_is_replaced(logs: Path) -> None:
     joined = {"who": JoinedColumn(("userIdentityarn", "awsRegion"))}
-    log_format = replace(CLOUDTRAIL_FORMAT, joined_columns=joined)
+    log_format = structs.replace(CLOUDTRAIL_FORMAT, joined_columns=joined)
     made = Pseudonymizer.from_options(
         make_options(logs, "@identity"), log_format, "userIdentityaccountId"
     )
@@ -294,7 +295,7 @@ def make_pseudonymizer(logs: Path) -> Pseudonymizer:
 
 
 def test_a_key_that_differs_between_machines_is_rejected(logs: Path) -> None:
-    moved = replace(make_pseudonymizer(logs), key_file=logs / "other")
+    moved = structs.replace(make_pseudonymizer(logs), key_file=logs / "other")
     with pytest.raises(UsageError, match="Use the same file on all machines"):
         moved.replace(pl.Series("a", ["ann"]))
 
@@ -472,5 +473,5 @@ def test_every_log_format_names_the_columns_that_identify_users(log_format: LogF
 
 
 def test_a_log_format_without_a_list_takes_the_columns_of_its_actors() -> None:
-    log_format = replace(CLOUDTRAIL_FORMAT, identity_columns=())
+    log_format = structs.replace(CLOUDTRAIL_FORMAT, identity_columns=())
     assert {"userIdentityarn", "userIdentityuserName"} <= set(list_identity_columns(log_format))

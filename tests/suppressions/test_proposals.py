@@ -1,12 +1,12 @@
 import json
 import tomllib
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from morpheus.columns import INCIDENT_ID, POPULATION_USER, RISK, TIME
 from morpheus.errors import UsageError

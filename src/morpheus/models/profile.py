@@ -140,6 +140,7 @@ class InputSpec(msgspec.Struct, frozen=True):
             other: The input of a run that loads the fingerprints. For a data frame, only the user
                 column counts, because a frame has other columns too.
 
+        >>> from msgspec.structs import replace
         >>> learned = InputSpec("Okta", "actor", (FeatureSpec("city"),), source="from-file")
         >>> learned.find_differences(replace(learned, user_column="name"))
         ['They name users by `actor`, not by `name`: give `--userid_column_name=@actor`']

@@ -22,6 +22,7 @@ import msgspec
 import polars as pl
 
 from morpheus.columns import (
+    MAX_QUERY_LENGTH,
     QUERY_LANGUAGES,
     QUERY_TIME_FORMATS,
     SPLUNK_QUERY,
@@ -252,7 +253,7 @@ class EvidenceSpec(msgspec.Struct, forbid_unknown_fields=True):
     time_format: str = "iso"
     columns: dict[str, str | list[str]] = {}
     only_columns: bool = False
-    max_length: int = EvidenceQuery.max_length
+    max_length: int = MAX_QUERY_LENGTH
 
 
 EventFieldsSpec = msgspec.defstruct(
