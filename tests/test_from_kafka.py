@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
@@ -40,6 +41,8 @@ from morpheus.sources.log_format import LogFormat
 from morpheus.sources.source_state import PartitionState
 from morpheus.sources.spill_sort import LatenessBuffer
 from pages import ROOT, copy_examples, run_page
+from services.forwarder import forwarding
+from services.listener import listening, make_certificate
 from services.noida import free_port, noida, read_topic
 
 kafka = pytest.importorskip(
@@ -549,13 +552,58 @@ def test_a_topic_that_is_deleted_ends_the_run_with_its_name(broker, topic):
         list(islice(steps, 40))
 
 
-def test_without_a_broker_the_run_ends_with_the_address_and_the_reason(monkeypatch):
+def test_without_a_broker_a_run_that_ends_fails_with_the_address_and_the_reason(monkeypatch):
     monkeypatch.setattr(from_kafka, "_START_TIMEOUT", 0.5)
     address = f"127.0.0.1:{free_port()}"
     with pytest.raises(
         TransientError, match=f"no broker at `{address}` answers: .*Connect.*refused"
     ):
         Collector(make(address, "trail")).finish()
+
+
+@pytest.mark.parametrize("changelog", [None, "states"])
+def test_a_stream_that_starts_before_its_broker_waits_for_it_and_reads_all(
+    broker, topic, monkeypatch, caplog, changelog
+):
+    monkeypatch.setattr(from_kafka, "_START_TIMEOUT", 0.5)
+    monkeypatch.setattr(from_kafka, "_FIRST_WAIT", 0.5)
+    send(broker, topic, [line(1), line(2)])
+    port = free_port()
+    stage = make(f"127.0.0.1:{port}", topic, until_end=False)
+    reading = Collector(replace(stage, changelog_topic=changelog and f"{topic}-{changelog}"))
+    steps = iter(reading)
+    list(islice(steps, 3))
+    expected = f"no broker at `127.0.0.1:{port}` answers: .*refused.*Trying again until one does"
+    assert len(re.findall(expected, caplog.text)) == 1
+    with forwarding(port, int(broker.partition(":")[2])):
+        while sorted(reading.names) != names(1, 2):
+            next(steps)
+    reading.close()
+    assert "the broker answers again" in caplog.text
+
+
+def test_a_stream_that_waits_for_its_broker_rejects_an_unknown_topic_when_it_answers(
+    broker, topic, monkeypatch
+):
+    monkeypatch.setattr(from_kafka, "_FIRST_WAIT", 0.5)
+    port = free_port()
+    steps = iter(Collector(make(f"127.0.0.1:{port}", f"{topic}x", until_end=False)))
+    next(steps)
+    with (
+        forwarding(port, int(broker.partition(":")[2])),
+        pytest.raises(UsageError, match=f"there is no topic `{topic}x`"),
+    ):
+        list(islice(steps, 30))
+
+
+def test_a_stream_waits_for_no_broker_that_has_denied_its_sign_in(tmp_path):
+    with listening(tls=make_certificate(tmp_path)[0]) as listener:
+        address = f"localhost:{listener.port}"
+        stage = make(address, "trail", until_end=False, kafka_option=("security.protocol=ssl",))
+        start = time.monotonic()
+        with pytest.raises(UsageError, match=r"does not accept the sign-in: .*certificate"):
+            Collector(stage).finish()
+        assert time.monotonic() - start < 5
 
 
 def test_a_broker_that_goes_away_and_comes_back_does_not_end_the_run(caplog):
@@ -567,7 +615,7 @@ def test_a_broker_that_goes_away_and_comes_back_does_not_end_the_run(caplog):
         steps = iter(reading)
         for _ in range(3):
             next(steps)
-    while "no broker answers" not in caplog.text:
+    while "Trying again until one does" not in caplog.text:
         next(steps)
     reading.close()
 
@@ -812,6 +860,13 @@ def test_a_changelog_of_another_pipeline_or_with_too_few_partitions_is_rejected(
         make_changelog(broker, f"{topic}-states", "others").open("trail/0", 0)
     with pytest.raises(UsageError, match="has 1 partitions, and the input has 4"):
         one.create(4)
+
+
+def test_processes_that_start_at_once_share_a_new_changelog(broker, topic):
+    with ThreadPoolExecutor(8) as pool:
+        made = [pool.submit(make_changelog(broker, f"{topic}-states").create, 2) for _ in range(8)]
+    for each in made:
+        each.result()
 
 
 def test_an_input_that_gets_more_partitions_than_the_changelog_ends_the_run(broker, topic):

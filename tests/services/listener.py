@@ -1,12 +1,17 @@
 """A real HTTP server that gives prepared responses and records requests."""
 
 import json
+import shutil
+import ssl
+import subprocess
 import threading
 import time
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,22 @@ def listening(*responses, default=200, tls=None, protocol="HTTP/1.0"):
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def make_certificate(folder):
+    """Return a TLS context for `localhost`, and the file of its certificate, which is self-signed.
+
+    The test is skipped where openssl is not installed.
+    """
+    if (openssl := shutil.which("openssl")) is None:
+        pytest.skip("openssl, which makes the certificate, is not installed")
+    key, certificate = str(folder / "key.pem"), str(folder / "certificate.pem")
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    make = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", *subject]
+    subprocess.run([*make, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context, certificate
 
 
 @dataclass

@@ -3,11 +3,8 @@
 import base64
 import json
 import os
-import shutil
 import signal
 import socket
-import ssl
-import subprocess
 import threading
 import time
 from contextlib import closing, suppress
@@ -21,7 +18,7 @@ from morpheus.sinks import to_http
 from morpheus.sinks.delivery import Clock
 from morpheus.sinks.to_http import HttpClient, ToHttp
 from schema_check import ecs_faults, ocsf_faults
-from services.listener import FakeClock, listening
+from services.listener import FakeClock, listening, make_certificate
 from services.noida import free_port, noida
 from strange import TRAIL, days, explained, many, plain, sent
 
@@ -181,14 +178,7 @@ def test_wrong_token_fails_at_once_and_is_never_shown(to, fake_clock, monkeypatc
 
 
 def test_certificate_is_verified_against_trusted_ones(to, tmp_path, monkeypatch, fake_clock):
-    key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "certificate.pem")
-    if (openssl := shutil.which("openssl")) is None:
-        pytest.skip("openssl, which makes the certificate, is not installed")
-    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    make = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", *subject]
-    subprocess.run([*make, "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    context, certificate = make_certificate(tmp_path)
     with listening(tls=context) as server:
         stage = to(f"https://localhost:{server.port}")
         with pytest.raises(TransientError, match="certificate is not trusted: self"):

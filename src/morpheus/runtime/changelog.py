@@ -137,6 +137,7 @@ class KafkaChangelog:
 
         Raises:
             UsageError: It has fewer partitions than the input, or cannot be created.
+            KafkaException: No broker answers.
         """
         from confluent_kafka import KafkaException  # noqa: PLC0415 - an extra
         from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # noqa: PLC0415 - an extra
@@ -152,8 +153,13 @@ class KafkaChangelog:
         try:
             admin.create_topics([new])[self.topic].result(_SECONDS)
         except KafkaException as error:
+            reason = error.args[0]
+            if reason.code() in {reason._TIMED_OUT, reason._TRANSPORT, reason.REQUEST_TIMED_OUT}:  # noqa: SLF001 - the client's public names of errors
+                raise
+            if reason.code() == reason.TOPIC_ALREADY_EXISTS:
+                return  # another process has been faster
             raise UsageError(
-                f"--changelog_topic: `{self.topic}` cannot be created: {error.args[0].str()}. "
+                f"--changelog_topic: `{self.topic}` cannot be created: {reason.str()}. "
                 f"Create it with {partitions} partitions and `cleanup.policy=compact`."
             ) from error
 

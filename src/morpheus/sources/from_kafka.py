@@ -58,7 +58,8 @@ logger = logging.getLogger(__name__)
 
 ENV_PREFIX = "MORPHEUS_KAFKA_"
 """Prefix of environment variables that configure the client."""
-_START_TIMEOUT = 30.0  # seconds to wait for a broker when a run starts
+_START_TIMEOUT = 30.0  # seconds to wait for a broker when a run that ends starts
+_FIRST_WAIT = 5.0  # seconds in which an endless run finds wrong options before it trains
 _REQUEST_TIMEOUT = 10.0  # seconds to wait for one answer of a broker
 _SLICE = 0.1  # seconds in the client at a time: a signal is handled between two slices
 _FIRST_MESSAGES = 2_000  # at most in the first batch, so that rows come soon; later ones grow
@@ -363,9 +364,15 @@ class KafkaConsumer:
     Args:
         source: Has the options.
         offsets: Offsets of the last checkpoint; see `Source.micro_batches`.
+        on_wait: Called from time to time while it waits for a broker in the middle of a step.
     """
 
-    def __init__(self, source: FromKafka, offsets: Mapping[str, bytes]) -> None:
+    def __init__(
+        self,
+        source: FromKafka,
+        offsets: Mapping[str, bytes],
+        on_wait: Callable[[], None] = lambda: None,
+    ) -> None:
         from confluent_kafka import Consumer, KafkaException  # noqa: PLC0415 - an extra
 
         self.source = source
@@ -379,7 +386,8 @@ class KafkaConsumer:
         self._unread: set[Place] = set()
         self._was_revoked: set[Place] = set()
         self._batch: list[Received] = []
-        self._was_assigned = self._is_down = self._is_closing = False
+        self._was_assigned = self._is_checked = self._is_down = self._is_closing = False
+        self._on_wait = on_wait
         self._last_error: KafkaError | None = None
         self._unsafe = 0  # micro-batches that are not acknowledged yet
         self._given = time.monotonic()  # when the latest batch was complete
@@ -393,31 +401,66 @@ class KafkaConsumer:
         # Also at the end of a process that a failure ends: others take over at once.
         self._close_client = weakref.finalize(self, self._client.close)
 
-    def check_topics(self) -> None:
-        """Wait until a broker answers, and check that the topics exist.
+    def check_topics(self, seconds: float) -> bool:
+        """Ask the brokers whether the topics exist.
+
+        Args:
+            seconds: How long to wait for an answer.
+
+        Returns:
+            Whether a broker has answered. An endless run waits for one; see `wait_for_broker`.
 
         Raises:
             UsageError: A topic does not exist or may not be read, or the sign-in fails.
-            TransientError: No broker answers in time.
+            TransientError: No broker answers in time, and the run is one that ends.
         """
         from confluent_kafka import KafkaException  # noqa: PLC0415 - an extra
 
-        deadline, waits = time.monotonic() + _START_TIMEOUT, False
+        deadline = time.monotonic() + seconds
         while True:
             try:
-                found = self._client.list_topics(timeout=1.0).topics
-                break
+                found = self._client.list_topics(timeout=_TICK).topics
+                self._reject_topics(found)
+                if self.changelog is not None:
+                    self.changelog.create(len(found[self.topics[0]].partitions))
             except KafkaException as error:
+                reason: KafkaError = error.args[0]
                 self._client.poll(0)  # calls `_on_error` with the reason
-                self._raise_if_rejected()
-                if time.monotonic() > deadline:
-                    raise self._unavailable(error.args[0]) from error
-                if not waits:
-                    where = self.source.bootstrap_servers
-                    logger.warning("from-kafka: waiting for a broker at %s.", where, extra=NOTICE)
-                waits = True
-        wanted = [*self.topics, *list_values(self.source.dead_letter_topic)]
-        for topic in wanted:
+                self._raise_if_rejected(reason)
+                is_late = time.monotonic() >= deadline
+                if is_late and self.source.until_end:
+                    raise self._unavailable(reason) from error
+                self._note_outage(reason)
+                if is_late:
+                    return False
+            else:
+                self._is_checked, self._is_down = True, self._note_recovery()
+                return True
+
+    def wait_for_broker(self) -> Iterator[None]:
+        """Wait until a broker has answered, however long it takes; yield about once a second.
+
+        Raises:
+            UsageError: A topic does not exist or may not be read, or the sign-in fails.
+        """
+        while not self._is_checked and not self.check_topics(0.0):
+            yield
+
+    def _note_outage(self, error: KafkaError) -> None:
+        """Say once that no broker answers, and why."""
+        if self._is_down:
+            return
+        self._is_down = True
+        until = f"for {_START_TIMEOUT:.0f} seconds" if self.source.until_end else "until one does"
+        logger.warning(
+            "from-kafka: no broker at `%s` answers: %s. Trying again %s.",
+            *(self.source.bootstrap_servers, self._describe_failure(error), until),
+            extra=NOTICE,
+        )
+
+    def _reject_topics(self, found: Mapping[str, Any]) -> None:
+        """Reject topics that do not exist, or may not be read."""
+        for topic in [*self.topics, *list_values(self.source.dead_letter_topic)]:
             if topic not in found:
                 option = "--input_topic" if topic in self.topics else "--dead_letter_topic"
                 hint = suggest(topic, found) or " Create it, or correct the name."
@@ -425,8 +468,6 @@ class KafkaConsumer:
                 raise UsageError(f"{option}: there is no topic `{topic}` at `{where}`.{hint}")
             if found[topic].error is not None:
                 raise _topic_error(found[topic].error, topic)
-        if self.changelog is not None:
-            self.changelog.create(len(found[self.topics[0]].partitions))
 
     def subscribe(self) -> None:
         """Join the group."""
@@ -645,54 +686,60 @@ class KafkaConsumer:
         self._on_revoke(client, partitions)
 
     def _request(self, call: Callable[[], Any]) -> Any:  # noqa: ANN401 - the client has few types
-        """Return the answer of a broker, after some attempts.
+        """Return the answer of a broker, after some attempts. An endless run waits for it.
 
         Raises:
-            TransientError: There is none.
+            TransientError: There is none, or the topic is gone.
         """
         from confluent_kafka import KafkaException  # noqa: PLC0415 - an extra
 
         deadline = time.monotonic() + _START_TIMEOUT
         while True:
             try:
-                return call()
+                answer = call()
             except KafkaException as error:
                 reason: KafkaError = error.args[0]
-                if time.monotonic() > deadline or reason.code() in _access_codes():
-                    raise self._explain(reason) from error
+                is_late, code = time.monotonic() > deadline, reason.code()
+                is_final = self.source.until_end or reason.fatal() or code in _gone_codes()
+                if code in _access_codes() or (is_late and is_final):
+                    raise self._explain(reason, ", ".join(self.topics)) from error
+                if is_late:
+                    self._note_outage(reason)
+                self._on_wait()
                 time.sleep(_SLICE)
+            else:
+                self._is_down = self._note_recovery()
+                return answer
 
     def _on_error(self, error: KafkaError) -> None:
         """Keep the reason why no broker can be reached. Called by the client."""
         if error.code() != error._ALL_BROKERS_DOWN:  # noqa: SLF001 - the client's public name of the error
             self._last_error = error
-        elif self._was_assigned and not self._is_down:
-            self._is_down = True
-            reason = "" if self._last_error is None else f" ({self._last_error.str()})"
-            logger.warning(
-                "from-kafka: no broker answers%s. Trying again until one does.",
-                hide_secrets(reason, self.source.make_settings()),
-                extra=NOTICE,
-            )
+        elif self._is_checked:
+            self._note_outage(error)
 
     def _note_recovery(self) -> bool:
-        """Say that messages come again, if they were missing; return that no broker is missing."""
+        """Say that a broker answers, if none did; return that none is missing."""
         if self._is_down:
             logger.warning("from-kafka: the broker answers again.", extra=NOTICE)
         return False
 
-    def _raise_if_rejected(self) -> None:
-        error = self._last_error
-        if error is not None and error.code() in {error._AUTHENTICATION, error._SSL}:  # noqa: SLF001 - the client's public names of errors
-            raise self._explain(error)
+    def _raise_if_rejected(self, error: KafkaError) -> None:
+        """Raise an error that does not pass: the broker has denied something."""
+        for each in (self._last_error, error):
+            if each is not None and each.code() in {each._SSL, *_access_codes()}:  # noqa: SLF001 - the client's public name of the error
+                raise self._explain(each)
 
     def _unavailable(self, error: KafkaError) -> TransientError:
-        reason = (self._last_error or error).str()
         return TransientError(
             f"from-kafka: no broker at `{self.source.bootstrap_servers}` answers: "
-            f"{hide_secrets(reason, self.source.make_settings())}. Check the address and that the "
-            "broker runs."
+            f"{self._describe_failure(error)}. Check the address and that the broker runs."
         )
+
+    def _describe_failure(self, error: KafkaError) -> str:
+        """Return why no broker answers: what the client said last, or else an error."""
+        reason = (self._last_error or error).str().rstrip(".")
+        return hide_secrets(reason, self.source.make_settings())
 
     def _handle_error(self, error: KafkaError, place: Place, offset: int | None) -> None:
         """Act on an error that comes in place of a message.
@@ -1337,11 +1384,11 @@ class FromKafka(Source):
             TransientError: No broker answers.
             RecordError: A message cannot be read, and such messages are not skipped.
         """
-        consumer = KafkaConsumer(self, offsets)
+        consumer = KafkaConsumer(self, offsets, metrics.tick)
         topic = self.dead_letter_topic
         dead_letters = None if topic is None else DeadLetters(self, topic)
         try:
-            consumer.check_topics()
+            consumer.check_topics(_START_TIMEOUT if self.until_end else _FIRST_WAIT)
             with SpillDir() as spill_dir:
                 run, partitions = self._start_run(training_input, metrics, spill_dir)
                 yield MicroBatch(partitions)
@@ -1354,6 +1401,8 @@ class FromKafka(Source):
                 )
                 for data in self.journal:
                     yield from reader.read_again(decode_journal(data))
+                for _ in consumer.wait_for_broker():
+                    yield MicroBatch()
                 consumer.subscribe()
                 for batch in consumer.receive():
                     if consumer.revoked:
