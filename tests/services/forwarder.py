@@ -3,13 +3,17 @@
 import select
 import socket
 import threading
+import time
 from contextlib import contextmanager
 from socketserver import BaseRequestHandler, ThreadingTCPServer
 
 
 @contextmanager
-def forwarding(port, target):
-    """Connect what comes to `port` with the port `target`, both on this machine."""
+def forwarding(port, target, pause=0.0):
+    """Connect what comes to `port` with the port `target`, both on this machine.
+
+    Pause after each 16 KiB, as a slow line does.
+    """
     ended = threading.Event()
 
     class Handler(BaseRequestHandler):
@@ -18,9 +22,10 @@ def forwarding(port, target):
                 to = {self.request: other, other: self.request}
                 while not ended.is_set():
                     for each in select.select(list(to), [], [], 0.05)[0]:
-                        if not (data := each.recv(1 << 16)):
+                        if not (data := each.recv(1 << 14)):
                             return
                         to[each].sendall(data)
+                        time.sleep(pause)
 
     class Server(ThreadingTCPServer):
         allow_reuse_address = True

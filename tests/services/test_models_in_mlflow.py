@@ -29,7 +29,7 @@ def _server(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
     mlflow.set_tracking_uri(None)
-    for name in ("MAX_RETRIES", "BACKOFF_FACTOR"):
+    for name in ("MAX_RETRIES", "BACKOFF_FACTOR", "TIMEOUT"):
         monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", "")  # so that it is as before afterwards
         os.environ.pop(f"MLFLOW_HTTP_REQUEST_{name}")
 
@@ -196,3 +196,15 @@ def test_a_server_that_is_gone_meanwhile_is_an_error_soon(monkeypatch):
     with pytest.raises(TransientError, match="mlflow:people: MLflow answered with an error"):
         files.find_model()
     assert time.monotonic() - begin < 15
+
+
+def test_a_server_that_stops_to_answer_meanwhile_is_an_error_soon(monkeypatch):
+    monkeypatch.setitem(mlflow_store.PATIENCE, mlflow_store.TIMEOUT, "1")
+    with silent_server() as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        monkeypatch.setattr(mlflow_store, "_check_server", lambda *_: None)
+        files = VersionedStore.open(STORE).folder
+        begin = time.monotonic()
+        with pytest.raises(TransientError, match="mlflow:people: MLflow answered with an error"):
+            files.find_model()
+        assert time.monotonic() - begin < 15

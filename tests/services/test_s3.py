@@ -5,9 +5,12 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import math
 import sys
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import boto3
 import polars as pl
@@ -27,7 +30,18 @@ from morpheus.sources.ingest import FileIngest
 from morpheus.sources.spill_sort import MemoryBudget
 from morpheus.sources.time_range import TimeRange
 from morpheus.stages.serialize import Serialize
-from morpheus.storage.object_store import ObjectPath, delete_objects
+from morpheus.storage import object_store
+from morpheus.storage.object_store import (
+    ObjectPath,
+    delete_objects,
+    head_object,
+    list_recursive,
+    put_if_match,
+    read_object,
+    write_object,
+)
+from services.forwarder import forwarding, silent
+from services.noida import free_port
 
 REGIONS = ("eu-west-1", "us-east-1")
 USERS = ("ann", "bob")
@@ -221,11 +235,11 @@ def test_missing_object_is_a_record_error(lake: Lake) -> None:
     lake.put("a.json", b"{}")
     [path] = FileDiscovery("s3://lake/").require().paths
     delete_objects([ObjectPath("lake", "a.json")])
-    for read_object in (read_bytes, lambda path: list(read_blocks(path))):
+    for read in (read_bytes, lambda path: list(read_blocks(path))):
         with pytest.raises(
             RecordError, match=r"s3://lake/a.json: the file was deleted during the run"
         ):
-            read_object(path)
+            read(path)
 
 
 def test_missing_bucket_is_reported(lake: Lake) -> None:
@@ -332,6 +346,51 @@ def test_unreachable_server_is_reported(lake: Lake, monkeypatch: pytest.MonkeyPa
         TransientError, match=r"http://127.0.0.1:9 cannot be reached.*AWS_ENDPOINT_URL"
     ):
         FileDiscovery("s3://lake/AWSLogs/").require()
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        lambda path: list(list_recursive(path.parent)),
+        read_object,
+        lambda path: write_object(path, b"rows"),
+        lambda path: put_if_match(path, b"versions", None),
+        lambda path: delete_objects([path]),
+    ],
+    ids=["list", "read", "write", "write conditionally", "delete"],
+)
+def test_a_server_that_accepts_connections_and_never_answers_is_reported(
+    request_of: Callable[[ObjectPath], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_store, "READ_SECONDS", 0.2)
+    monkeypatch.setattr(object_store, "WRITE_SECONDS", 0.4)
+    monkeypatch.setitem(object_store.RETRY_CONFIG, "max_retries", 1)
+    with silent() as port:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "key")
+        with pytest.raises(TransientError, match=rf"http://127.0.0.1:{port} does not answer\. Try"):
+            request_of(ObjectPath("lake", "logs/a.json"))
+
+
+def test_requests_to_a_server_that_never_answers_take_about_a_minute() -> None:
+    patience = object_store.RETRY_CONFIG["retry_timeout"].total_seconds()
+    for silence in (object_store.READ_SECONDS, object_store.WRITE_SECONDS):
+        # A request that fails later than this is not tried again.
+        assert math.ceil(patience / silence) * silence <= 60
+
+
+def test_an_upload_over_a_slow_line_is_not_a_server_that_never_answers(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_store, "READ_SECONDS", 0.2)
+    port, target = free_port(), urlsplit(lake.address).port
+    with forwarding(port, target, pause=0.02):  # 1 MB takes a second
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        path = ObjectPath("lake", "rows.csv")
+        write_object(path, bytes(1 << 20))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", lake.address)
+    assert head_object(path).size == 1 << 20
 
 
 def test_runs_of_one_day_each_take_late_objects_and_fetch_no_object_twice(

@@ -50,10 +50,32 @@ _REACH_SECONDS = (4.0, 6.0)
 """Time to connect to a server, and time until it answers, when it is first asked. mlflow itself
 tries seven times with growing pauses, 120 seconds each: it says after minutes that an address is
 wrong."""
-_RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1"}
-"""Retries of later requests, unless the environment sets them: a server that is gone is known after
-seconds. mlflow reads them from the environment alone. Its timeout stays: an upload takes long."""
+TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    TIMEOUT: "20",
+}
+"""Limits of later requests, unless the environment sets them: a server that is gone is known after
+seconds, and one that accepts a request and does not answer after about a minute. mlflow reads them
+from the environment alone."""
+_CONTENT_SECONDS = "120"
+"""Time until the server answers a request with content: it may pass the content on to a bucket.
+That is mlflow's own."""
 _ERRNO = re.compile(r"\[Errno -?\d+\] ([^'\")]+)")
+
+
+@contextmanager
+def _wait_for_content() -> Iterator[None]:
+    """Give the server more time in the block, unless the environment says how much it has."""
+    is_own = os.environ.get(TIMEOUT) == PATIENCE[TIMEOUT]
+    if is_own:
+        os.environ[TIMEOUT] = _CONTENT_SECONDS
+    try:
+        yield
+    finally:
+        if is_own:
+            os.environ[TIMEOUT] = PATIENCE[TIMEOUT]
 
 
 @contextmanager
@@ -170,7 +192,7 @@ class MlflowFiles(msgspec.Struct, frozen=True, dict=True):
             raise UsageError(
                 f"{self}: MLflow needs an extra. `pip install 'morpheus-dfp[mlflow]'`."
             ) from error
-        for variable, value in _RETRIES.items():
+        for variable, value in PATIENCE.items():
             os.environ.setdefault(variable, value)
         with _translate_errors(str(self)):
             for address in dict.fromkeys([get_tracking_uri(), get_registry_uri()]):
@@ -217,7 +239,7 @@ class MlflowFiles(msgspec.Struct, frozen=True, dict=True):
     def read(self, name: str) -> bytes:
         """Read an artifact."""
         run = self.find_run()
-        with TempFolder() as folder, _translate_errors(f"{self}/{name}"):
+        with TempFolder() as folder, _translate_errors(f"{self}/{name}"), _wait_for_content():
             path = self.client.download_artifacts(run, name, str(folder))
             return Path(path).read_bytes()
 
@@ -250,7 +272,7 @@ class MlflowFiles(msgspec.Struct, frozen=True, dict=True):
         with TempFolder() as place:
             with AtomicWriter(place / "new", durable=False) as writer, writer.guard_io():
                 yield NewFile(writer)
-            with _translate_errors(f"{self}/{folder}"):
+            with _translate_errors(f"{self}/{folder}"), _wait_for_content():
                 self.client.log_artifact(run, str(writer.path), folder)
 
     def exclusive(self, name: str) -> AbstractContextManager[None]:  # noqa: ARG002 - there are no locks

@@ -387,7 +387,8 @@ def _to_morpheus_error(text: str, path: ObjectPath, permission: str) -> Morpheus
     provider = path.provider
     if "HTTP error" in text:
         server = next(iter(re.findall(r"https?://[^/\s?]+", text)), "the server")
-        return TransientError(f"{path}: {server} cannot be reached. {provider.server_hint}")
+        failed = "does not answer" if "kind: Timeout" in text else "cannot be reached"
+        return TransientError(f"{path}: {server} {failed}. {provider.server_hint}")
     first = text.strip().split("\n", 1)[0]
     return TransientError(
         f"{path}: {provider.name} answered with an error ({first}). Try again later."
@@ -430,7 +431,12 @@ def _find_user_error(text: str, code: str, path: ObjectPath, permission: str) ->
     return next((reason for applies, reason in reasons if applies), "")
 
 
-_RETRY_CONFIG = {"max_retries": 3, "retry_timeout": timedelta(seconds=60)}
+RETRY_CONFIG = {"max_retries": 3, "retry_timeout": timedelta(seconds=45)}
+READ_SECONDS, WRITE_SECONDS = 30, 60
+"""How long a server may be silent. With the retries, a request fails after about a minute. The
+server is also silent while it gets the content of a request that writes."""
+_PARTS_AT_ONCE = 2
+"""Parts of 5 MiB that are on the way at once: on a slow line, more of them would take too long."""
 _CREDENTIAL_VARIABLES = (
     "AWS_ACCESS_KEY_ID",
     "AWS_SKIP_SIGNATURE",
@@ -441,11 +447,18 @@ _CREDENTIAL_VARIABLES = (
 """If one of these is set, obstore finds the credentials by itself."""
 
 
-def get_object_store(path: ObjectPath) -> ObjectClient:
-    """Return the connection to an object's bucket; connections are reused."""
+def get_object_store(path: ObjectPath, permission: str = READ) -> ObjectClient:
+    """Return the connection to an object's bucket; connections are reused.
+
+    Args:
+        path: The object.
+        permission: Permission that the requests need. Those that write have more time.
+    """
+    silence = WRITE_SECONDS if permission == WRITE else READ_SECONDS
     prefix = path.provider.prefix
     environment = {name: value for name, value in os.environ.items() if name.startswith(prefix)}
-    return _cached_client(path.scheme, path.bucket, tuple(sorted(environment.items())))
+    variables = tuple(sorted(environment.items()))
+    return _cached_client(path.scheme, path.bucket, variables, silence)
 
 
 def storage_options() -> dict[str, str]:
@@ -466,7 +479,7 @@ def _is_plain_http(env: Mapping[str, str]) -> bool:
 
 @lru_cache(maxsize=16)
 def _cached_client(
-    scheme: str, bucket: str, variables: tuple[tuple[str, str], ...]
+    scheme: str, bucket: str, variables: tuple[tuple[str, str], ...], silence: int
 ) -> ObjectClient:
     from obstore.store import AzureStore, GCSStore, S3Store  # noqa: PLC0415 - an extra
 
@@ -476,9 +489,10 @@ def _cached_client(
             "allow_http": _is_plain_http(environment),
             # With the retries, a dead address is an error after about 20 seconds.
             "connect_timeout": timedelta(seconds=5),
+            "read_timeout": timedelta(seconds=silence),
             "timeout": timedelta(minutes=10),
         },
-        "retry_config": _RETRY_CONFIG,
+        "retry_config": RETRY_CONFIG,
     }
     if scheme == "gs":
         return GCSStore(bucket, **common)
@@ -712,7 +726,8 @@ def _put(path: ObjectPath, content: bytes | Path, mode: Any) -> None:  # noqa: A
     with translate_errors(path, WRITE):
         import obstore  # noqa: PLC0415 - an extra
 
-        obstore.put(get_object_store(path), path.key, content, mode=mode)
+        store = get_object_store(path, WRITE)
+        obstore.put(store, path.key, content, mode=mode, max_concurrency=_PARTS_AT_ONCE)
 
 
 def _from_listing(folder: ObjectPath, entry: Mapping[str, Any]) -> ObjectPath:
