@@ -1,9 +1,11 @@
 """A model store in MLflow: versions, aliases and artifacts of a registered model."""
 
+import gc
 import os
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from click.testing import CliRunner
 from morpheus.cli.main import morpheus
 from morpheus.errors import TransientError, UsageError
 from morpheus.models import mlflow_store
-from morpheus.models.versions import VersionedStore, open_models
+from morpheus.models.versions import StagingFolder, VersionedStore, open_models
 from people import day, fingerprint
 
 mlflow = pytest.importorskip("mlflow", reason="the extra `mlflow` is not installed")
@@ -85,6 +87,42 @@ def test_two_publishers_lose_nothing(two):
         thread.join()
     names = {f"{name}{number}" for name in "xy" for number in range(3)} | {"ann"}
     assert set(VersionedStore.open(STORE).open_version().cards) == names
+
+
+def test_runs_at_the_same_time_have_numbers_of_their_own(two):
+    for first in (1, 3):  # in a new store, and in one with versions
+        runs = [StagingFolder(VersionedStore.open(STORE)) for _ in range(2)]
+        numbers = [run.reserve() for run in runs]
+        assert numbers == [first, first + 1]
+        for number in reversed(numbers):
+            named_user = named(f"user{number}", two[0])
+            assert VersionedStore.open(STORE).publish([named_user], number=number) == number
+    store = VersionedStore.open(STORE)
+    assert [each.number for each in store.versions()] == [1, 2, 3, 4]
+    assert sorted(store.open_version(3).cards) == ["user2", "user3"]  # 2 was first
+
+
+def test_a_run_that_fails_leaves_no_version_and_nobody_waits_for_it(two):
+    run = StagingFolder(VersionedStore.open(STORE))
+    assert run.reserve() == 1
+    del run
+    gc.collect()
+    assert mlflow.tracking.MlflowClient().search_model_versions("name = 'people'") == []
+    assert VersionedStore.open(STORE).publish([named("ann", two[0])]) == 2, "MLflow reuses none"
+
+
+def test_first_runs_that_start_at_once_share_one_model_and_lose_nothing(two):
+    def publish(name):
+        run = StagingFolder(VersionedStore.open(STORE))
+        number = run.reserve()
+        user = named(name, two[0])
+        return VersionedStore.open(STORE).publish([user], alias="champion", number=number)
+
+    with ThreadPoolExecutor(4) as pool:
+        published = list(pool.map(publish, "abcd"))
+    assert sorted(published) == [1, 2, 3, 4]
+    assert sorted(VersionedStore.open(STORE).open_version().cards) == ["a", "b", "c", "d"]
+    assert VersionedStore.open(STORE).load("a") is not None
 
 
 def test_a_publisher_that_fails_or_died_leaves_the_version_before(two, monkeypatch):

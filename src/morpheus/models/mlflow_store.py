@@ -3,7 +3,8 @@
 `mlflow:NAME` is the registered model NAME of the server that MLFLOW_TRACKING_URI names. Each
 version of the store is a version of the registered model, with the same number; aliases are those
 of MLflow. Packs and indexes are artifacts of one run. MLflow has no conditional writes, but it
-gives each number once: a run takes a number, and waits for the runs that took one before.
+gives each number once: a run takes a number when it starts, so that its rows can have it. Before it
+publishes, it says so in a tag of its version, and waits while others say the same.
 
 mlflow is an extra. It is imported where it is used.
 """
@@ -21,6 +22,7 @@ from datetime import UTC, datetime
 from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
+from random import random
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
@@ -38,13 +40,19 @@ if TYPE_CHECKING:
 
 VERSION_TAG, FORMER_TAG, RUN_TAG = "morpheus.version", "morpheus.former", "morpheus.run"
 """Tags of a version of the model, and of the registered model."""
+RESERVED_TAG = "morpheus.reserved"
+"""Tag of a version whose number a run has taken, and which has no content yet."""
 PENDING_TAG = "morpheus.pending"
-"""Tag of a version that a run is about to publish."""
+"""Tag of a version that a run publishes: since when, in seconds; or `_WAITING` for another run."""
+_WAITING, _FORMER = "waiting", "1"
+"""Other values of it. `_FORMER` is that of earlier versions of morpheus."""
 WAIT_SECONDS = 60.0
 """How long a run waits for another one that publishes."""
+_LOOK_SECONDS = 0.2
 _READ_ATTEMPTS, _READ_PAUSE_SECONDS = 20, 0.1
 _INCOMPLETE = "meta.yaml' does not exist"
 """In MLflow's error if another run is writing the files of a version."""
+_EXISTS_CODES = {"RESOURCE_ALREADY_EXISTS"}
 _MISSING_CODES = {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"}
 _REACH_SECONDS = (4.0, 6.0)
 """Time to connect to a server, and time until it answers, when it is first asked. mlflow itself
@@ -84,6 +92,7 @@ def _translate_errors(name: str) -> Iterator[None]:
 
     Raises:
         FileNotFoundError: There is no such model or file.
+        FileExistsError: There is one already.
         TransientError: The server does not answer, or answers with an error.
     """
     from mlflow.exceptions import MlflowException  # noqa: PLC0415 - an extra
@@ -93,6 +102,8 @@ def _translate_errors(name: str) -> Iterator[None]:
     except MlflowException as error:
         if getattr(error, "error_code", "") in _MISSING_CODES:
             raise FileNotFoundError(2, "no such model or file", name) from error
+        if getattr(error, "error_code", "") in _EXISTS_CODES:
+            raise FileExistsError(17, "another run has made it", name) from error
         raise TransientError(
             f"{name}: MLflow answered with an error ({_first_line(error)}). Check "
             "MLFLOW_TRACKING_URI, and try again."
@@ -218,19 +229,28 @@ class MlflowFiles(msgspec.Struct, frozen=True, dict=True):
             return run
         if not create:
             raise FileNotFoundError(2, "no such registered model", str(self))
+        run = self._create_run()
         client = self.client
-        with _translate_errors(str(self)):
+        with suppress(FileExistsError), _translate_errors(str(self)):
             if model is None:
-                client.create_registered_model(self.name)
-            experiment = client.get_experiment_by_name(self.name)
-            number = (
+                client.create_registered_model(self.name, {RUN_TAG: run})
+            else:
+                client.set_registered_model_tag(self.name, RUN_TAG, run)
+            return run
+        # Another run has made the model meanwhile: its artifacts are those of that run.
+        with _translate_errors(str(self)):
+            client.delete_run(run)
+        return self.find_run()
+
+    def _create_run(self) -> str:
+        """Make a run for artifacts, in the experiment with the name of the model."""
+        client = self.client
+        with suppress(FileExistsError), _translate_errors(str(self)):
+            if client.get_experiment_by_name(self.name) is None:
                 client.create_experiment(self.name)
-                if experiment is None
-                else experiment.experiment_id
-            )
-            run = str(client.create_run(number, run_name="morpheus models").info.run_id)
-            client.set_registered_model_tag(self.name, RUN_TAG, run)
-        return run
+        with _translate_errors(str(self)):
+            number = client.get_experiment_by_name(self.name).experiment_id
+            return str(client.create_run(number, run_name="morpheus models").info.run_id)
 
     def check_access(self) -> None:
         """Make the run now, so that parallel workers do not make one each."""
@@ -370,12 +390,31 @@ class MlflowVersions(VersionedStore):
             )
 
     def reserve(self, is_alone: Callable[[], bool] = lambda: False) -> int | None:  # noqa: ARG002 - as below
-        """Reserve nothing: the server gives a number when a version is made."""
-        return None
+        """Take the number of a version that will be published later, by making it on the server."""
+        return self._make_version(RESERVED_TAG)
+
+    def release(self, number: int) -> None:
+        """Remove a version that `reserve` made, if it was not published."""
+        files = self._files
+        with suppress(FileNotFoundError), _translate_errors(str(files)):
+            if RESERVED_TAG in files.client.get_model_version(files.name, str(number)).tags:
+                files.client.delete_model_version(files.name, str(number))
 
     def publish_placed(self, draft: NewVersion, alias: str | None) -> int:
-        """Publish a version; its number is the one that the server gives."""
-        return super().publish_placed(replace(draft, number=None), alias)
+        """Publish a version; its number is reserved, or the server gives one."""
+        number = draft.number or self._make_version(RESERVED_TAG)
+        try:
+            self._wait_for_others(number)
+            published = super().publish_placed(replace(draft, number=number), alias)
+            files = self._files
+            with _translate_errors(str(files)):
+                for tag in (RESERVED_TAG, PENDING_TAG):
+                    files.client.delete_model_version_tag(files.name, str(number), tag)
+        except BaseException:  # an interrupt, too
+            with suppress(MorpheusError, OSError):
+                self.release(number)
+            raise
+        return published
 
     def _change(
         self,
@@ -385,63 +424,63 @@ class MlflowVersions(VersionedStore):
         """Bring the registry into the state that follows from the present one."""
         before = self.read_manifest()
         after = change(before)
-        if all(before.find(each.number) is not None for each in after.versions):
-            self._update(before, after)
-        else:
-            with self._take_number() as number:
-                before = replace(self.read_manifest(), next_number=number)
-                after = change(before)
-                self._update(before, after)
+        self._update(before, after)
         if finish is not None:
             finish(after)
         return after
 
-    @contextmanager
-    def _take_number(self) -> Iterator[int]:
-        """Make a version without content, and wait for the runs that made one before.
-
-        So runs that publish at the same time do so one after the other.
-        """
-        files, client = self._files, self._files.client
+    def _make_version(self, tag: str) -> int:
+        """Make a version without content, and return its number."""
+        files = self._files
         run = files.find_run(create=True)
         with _translate_errors(str(files)):
-            source = client.get_run(run).info.artifact_uri
-            made = client.create_model_version(files.name, source, run, tags={PENDING_TAG: "1"})
-        number = int(made.version)
-        try:
-            self._wait_for_earlier(number)
-            yield number
-            with _translate_errors(str(files)):
-                client.delete_model_version_tag(files.name, str(number), PENDING_TAG)
-        except BaseException:  # an interrupt, too
-            with suppress(MorpheusError, OSError), _translate_errors(str(files)):
-                client.delete_model_version(files.name, str(number))
-            raise
+            source = files.client.get_run(run).info.artifact_uri
+            made = files.client.create_model_version(files.name, source, run, tags={tag: "1"})
+        return int(made.version)
 
-    def _wait_for_earlier(self, number: int) -> None:
-        """Wait until no other run publishes a version with a lower number.
+    def _wait_for_others(self, number: int) -> None:
+        """Wait until no other run publishes, and let others wait for this one.
 
-        A version of a run that died is ignored once it is `WAIT_SECONDS` old.
+        Each run first says that it publishes, then looks for others that do. If two see each other,
+        both wait, each for a time of its own.
+
+        Args:
+            number: Number of the version, which is on the server.
         """
-        files, end = self._files, time.monotonic() + 2 * WAIT_SECONDS
+        end = time.monotonic() + 2 * WAIT_SECONDS
         while True:
-            with _translate_errors(str(files)):
-                found = files.client.search_model_versions(f"name = '{files.name}'")
-            oldest = 1000 * (time.time() - WAIT_SECONDS)
-            pending = [
-                each
-                for each in found
-                if PENDING_TAG in each.tags
-                and int(each.version) < number
-                and each.creation_timestamp > oldest
-            ]
-            if not pending:
+            self._set_pending(number, f"{time.time():.3f}")
+            if not self._is_other_publishing(number):
                 return
-            if time.monotonic() > end:
-                raise TransientError(
-                    f"{self.folder}: other runs keep publishing. Run again, or use another model."
-                )
-            time.sleep(0.2)
+            self._set_pending(number, _WAITING)
+            while self._is_other_publishing(number):
+                if time.monotonic() > end:
+                    raise TransientError(
+                        f"{self.folder}: other runs keep publishing. Run again, or use another "
+                        "model."
+                    )
+                time.sleep(_LOOK_SECONDS)
+            time.sleep(_LOOK_SECONDS * random())  # noqa: S311 - no secret
+
+    def _set_pending(self, number: int, value: str) -> None:
+        files = self._files
+        with _translate_errors(str(files)):
+            files.client.set_model_version_tag(files.name, str(number), PENDING_TAG, value)
+
+    def _is_other_publishing(self, number: int) -> bool:
+        """Return whether another run publishes a version.
+
+        One that died is ignored `WAIT_SECONDS` after it began.
+        """
+        files = self._files
+        with _translate_errors(str(files)):
+            found = files.client.search_model_versions(f"name = '{files.name}'")
+        oldest = time.time() - WAIT_SECONDS
+        return any(
+            _read_pending(each) > oldest
+            for each in found
+            if PENDING_TAG in each.tags and int(each.version) != number
+        )
 
     def _update(self, before: Manifest, after: Manifest) -> None:
         """Write changed versions and aliases, and remove versions."""
@@ -474,6 +513,18 @@ class MlflowVersions(VersionedStore):
         raise ModelCorruptedError(
             f"{self.folder}: the tag `{VERSION_TAG}` of a version is damaged. {RETRAIN_HINT}."
         )
+
+
+def _read_pending(version: Any) -> float:  # noqa: ANN401 - a class of an extra
+    """Return since when a version is being published, in seconds since 1970; 0 if it is not."""
+    value = version.tags[PENDING_TAG]
+    if value == _WAITING:
+        return 0.0
+    try:
+        since = float(value)
+    except ValueError:
+        return time.time()  # another run is writing it
+    return since if value != _FORMER else version.creation_timestamp / 1000
 
 
 def _write_tag(version: StoredVersion) -> str:
