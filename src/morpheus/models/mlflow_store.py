@@ -249,8 +249,9 @@ class MlflowFiles(msgspec.Struct, frozen=True, dict=True):
             if client.get_experiment_by_name(self.name) is None:
                 client.create_experiment(self.name)
         with _translate_errors(str(self)):
-            number = client.get_experiment_by_name(self.name).experiment_id
-            return str(client.create_run(number, run_name="morpheus models").info.run_id)
+            experiment: Any = client.get_experiment_by_name(self.name)
+            new = client.create_run(experiment.experiment_id, run_name="morpheus models")
+            return str(new.info.run_id)
 
     def check_access(self) -> None:
         """Make the run now, so that parallel workers do not make one each."""
