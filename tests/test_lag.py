@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,12 +15,13 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import zstandard
 
 from morpheus.cli.output import format_metrics
 from morpheus.core.batch import RunMetrics
 from morpheus.core.stage import PipelineOptions
 from morpheus.core.state import decode_state
-from morpheus.errors import TransientError, UsageError
+from morpheus.errors import RecordError, TransientError, UsageError
 from morpheus.pipeline import Pipeline
 from morpheus.runtime.local import MEMORY
 from morpheus.runtime.states import SqliteStateStore
@@ -247,6 +250,43 @@ def test_a_row_without_a_line_feed_is_taken_once_the_file_has_not_changed_for_a_
     changed = datetime.now(UTC).timestamp() - 60 * minutes
     os.utime(file, (changed, changed))
     assert schedule.run(START + 2 * HOUR, **LAG).input.accepted == bool(minutes)
+
+
+def _make_growing_file(form: str, numbers: range) -> bytes:
+    records = [event(number, START + number * MINUTE, unique=False) for number in numbers]
+    lines = b"".join(json.dumps(record).encode() + b"\n" for record in records)
+    document = json.dumps({"Records": records}).encode()
+    return {"jsonl.gz": gzip.compress(lines), "json.zst": zstandard.compress(document)}.get(
+        form, document
+    )
+
+
+@pytest.mark.parametrize("form", ["jsonl.gz", "json.zst", "json"])
+def test_a_file_without_lines_that_is_being_written_is_left_to_the_next_run(
+    schedule: Schedule, form: str
+) -> None:
+    path, whole = schedule.logs / f"growing.{form}", _make_growing_file(form, range(90))
+    (schedule.logs / "other.json").write_bytes(_make_growing_file("json", range(200, 210)))
+    for number, size in enumerate((len(whole) // 2, len(whole) - 3, len(whole), len(whole)), 1):
+        path.write_bytes(whole[:size])
+        metrics = schedule.run(START + number * HOUR + 20 * MINUTE, **LAG)
+        is_left = size < len(whole)
+        assert metrics.input.file_kinds["unfinished file"] == is_left
+        shown = [line for line in format_metrics(metrics) if f"{path}, which is being" in line]
+        assert len(shown) == is_left
+    schedule.run(START + 5 * HOUR, **LAG)
+    assert schedule.names() == [f"e{number:04}" for number in (*range(90), *range(200, 210))]
+
+
+@pytest.mark.parametrize("form", ["jsonl.gz", "json.zst", "json"])
+def test_a_cut_file_that_did_not_change_for_minutes_is_an_error_that_says_what_to_do(
+    schedule: Schedule, form: str
+) -> None:
+    path, whole = schedule.logs / f"cut.{form}", _make_growing_file(form, range(9))
+    path.write_bytes(whole[:-3])
+    os.utime(path, (time.time() - 600,) * 2)
+    with pytest.raises(RecordError, match=r"cut\..*if the file is still being written, run again"):
+        schedule.run(START + HOUR + 20 * MINUTE, **LAG)
 
 
 def test_a_file_in_the_place_of_a_removed_one_is_read(schedule: Schedule) -> None:

@@ -216,6 +216,7 @@ class FileIngest:
             _record_skipped(metrics.input, self.files, found)
             if self.memory is not None:
                 paths = self.memory.choose(paths, metrics.input)
+                paths = self.memory.leave_growing(paths, self._is_being_written, metrics.input)
                 self.memory.leave_unfinished(paths, self._find_unfinished, metrics.input)
         spec = structs.replace(self.make_partition_spec(), late=late)
         with SpillDir() as spill_dir:
@@ -240,6 +241,17 @@ class FileIngest:
             return find_unfinished_line(path, is_csv=self.files.detect_type(path) == "csv")
         except OSError:
             return None  # the reader says what is wrong
+
+    def _is_being_written(self, path: LogPath) -> bool:
+        """Return whether a file without lines is being written."""
+        from morpheus.sources.watcher import is_being_written  # noqa: PLC0415 - for --state
+
+        if not isinstance(path, Path):
+            return False  # objects appear when they are complete
+        try:
+            return is_being_written(path, is_csv=self.files.detect_type(path) == "csv")
+        except OSError:
+            return False  # the reader says what is wrong
 
     def _plan_period(self) -> tuple[FileDiscovery, LateEvents]:
         """Return what finds the files of this run, and which events are late.

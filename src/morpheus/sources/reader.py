@@ -712,13 +712,31 @@ class Reader:
             hint = (
                 "correct or drop such rows"
                 if self.in_memory
-                else "use `--bad_record skip` to skip and count such records"
+                else f"use `--bad_record skip` to skip and count such records{_hint_at_end(error)}"
             )
             raise RecordError(
                 f"{error.reason}; {hint}", file=error.file, line=error.line
             ) from error
         self.stats.read += read
         self.stats.refuse(str(error), number)
+
+
+_END_HINT = (
+    "; if the file is still being written, run again when it is complete, or use `--state` and a "
+    "time range: such runs leave what is not complete to the next one"
+)
+
+
+def _hint_at_end(error: RecordError) -> str:
+    """Return what to do if a place that cannot be read is the end of a file; else nothing."""
+    from morpheus.sources.watcher import is_cut  # noqa: PLC0415 - for failures
+
+    path = Path(error.file)
+    is_csv = ".csv" in (suffix.lower() for suffix in path.suffixes)
+    try:
+        return _END_HINT if path.is_file() and is_cut(path, error.line, is_csv=is_csv) else ""
+    except OSError:
+        return ""
 
 
 def _make_error_chunk(path: LogPath, error: RecordError) -> RecordChunk:

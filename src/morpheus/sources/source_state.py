@@ -327,6 +327,10 @@ class Period(msgspec.Struct, frozen=True):
     late_before: datetime | None = None
 
 
+_MAX_NAMED = 5
+"""Number of files that the summary names."""
+
+
 class FileMemory(msgspec.Struct):
     """Which events the runs that share a state file have taken.
 
@@ -419,6 +423,31 @@ class FileMemory(msgspec.Struct):
                 self.marks[str(path)] = mark
         return chosen
 
+    def leave_growing(
+        self, paths: Sequence[LogPath], is_growing: Callable[[LogPath], bool], stats: ReadStats
+    ) -> list[LogPath]:
+        """Leave the files without lines that are being written to the next run.
+
+        Args:
+            paths: The files.
+            is_growing: Returns whether a file is one of these.
+            stats: Counts them, and names the first few.
+
+        Returns:
+            The other files.
+        """
+        left = {path for path in paths if is_growing(path)}
+        for path in left:
+            self.marks.pop(str(path), None)
+        names = sorted(map(str, left))
+        if left:
+            stats.skipped_files += len(left)
+            stats.file_kinds = stats.file_kinds + Counter({"unfinished file": len(left)})
+        stats.not_read += [f"{name}, which is being written" for name in names[:_MAX_NAMED]]
+        if len(names) > _MAX_NAMED:
+            stats.not_read.append(f"{len(names) - _MAX_NAMED} more files that are being written")
+        return [path for path in paths if path not in left]
+
     def leave_unfinished(
         self, paths: Iterable[LogPath], find: Callable[[LogPath], int | None], stats: ReadStats
     ) -> None:
@@ -436,9 +465,11 @@ class FileMemory(msgspec.Struct):
                 # The file counts as changed in the next run, also if nothing is added to it.
                 self.marks[str(path)] = mark._replace(stamp=~mark.stamp)
         names = list(self.ends)
-        stats.not_read += [f"the last line of {name}, which is not complete" for name in names[:5]]
-        if len(names) > 5:  # noqa: PLR2004 - as many as are named
-            stats.not_read.append(f"the last lines of {len(names) - 5} more files")
+        stats.not_read += [
+            f"the last line of {name}, which is not complete" for name in names[:_MAX_NAMED]
+        ]
+        if len(names) > _MAX_NAMED:
+            stats.not_read.append(f"the last lines of {len(names) - _MAX_NAMED} more files")
 
     def find_taken(self, paths: Iterable[LogPath]) -> dict[str, tuple[TakenPart, ...]]:
         """Return which parts of some files earlier runs have taken, by name of the file."""

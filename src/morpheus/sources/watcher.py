@@ -13,6 +13,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -50,6 +51,8 @@ _NEVER_EMPTY = {*COMPRESSED_SUFFIXES, ".parquet"}
 _BOM = b"\xef\xbb\xbf"
 _YOUNG_SECONDS = 60.0
 """A file that was written to in this time, and is not complete, is probably being written."""
+_WRITING_SECONDS = 300.0
+"""The same of a file without lines, in a run that ends: compressed files grow only now and then."""
 _BLOCK_BYTES = 1 << 20
 """Bytes that are read at a time, and the longest first line that is looked at."""
 
@@ -689,8 +692,45 @@ def find_unfinished_line(path: Path, *, is_csv: bool) -> int | None:
         return None if not is_csv and _is_json_object(file.read()) else start
 
 
-def _is_young(stamp: FileStamp) -> bool:
-    return abs(time.time() - stamp.modified / 1e9) < _YOUNG_SECONDS
+def is_being_written(path: Path, *, is_csv: bool) -> bool:
+    """Return whether a file without lines has no end yet, and changed in the last minutes.
+
+    Args:
+        path: The file: compressed, Parquet or one JSON document.
+        is_csv: Whether it is CSV, not JSON.
+    """
+    return _is_young(_stat(path)[1], _WRITING_SECONDS) and _is_unfinished(path, is_csv=is_csv)
+
+
+def is_cut(path: Path, line: int | None, *, is_csv: bool) -> bool:
+    """Return whether a place that cannot be read is the end of a file that may be being written.
+
+    Args:
+        path: The file.
+        line: The last line that was read; None for a file without lines.
+        is_csv: Whether it is CSV, not JSON.
+    """
+    if line is None or not _is_last_line(path, line):
+        return _is_unfinished(path, is_csv=is_csv)
+    return find_unfinished_line(path, is_csv=is_csv) is not None
+
+
+def _is_unfinished(path: Path, *, is_csv: bool) -> bool:
+    with path.open("rb") as file:
+        if _has_lines(file, is_csv=is_csv):
+            return False
+    return not _is_complete(path, is_csv=is_csv)
+
+
+def _is_last_line(path: Path, line: int) -> bool:
+    with path.open("rb") as file:
+        return line == 1 + sum(
+            block.count(b"\n") for block in iter(partial(file.read, 1 << 20), b"")
+        )
+
+
+def _is_young(stamp: FileStamp, seconds: float = _YOUNG_SECONDS) -> bool:
+    return abs(time.time() - stamp.modified / 1e9) < seconds
 
 
 def _is_complete(path: Path, *, is_csv: bool) -> bool:
