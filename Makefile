@@ -19,10 +19,13 @@ unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Modules are compiled when they are first imported: most of those that are installed never are.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+# One more than two cores have, because many tests wait for a process or a server.
+WORKERS ?= 3
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
-.PHONY: setup dev demo test test-dask kills fuzz soak stream scale format docs site bench profile quality engineer verdicts
+.PHONY: setup dev demo test lint types unit-tests test-dask kills fuzz soak stream scale format docs site bench profile quality engineer verdicts
 
 setup: .venv/.ready
 
@@ -46,11 +49,18 @@ demo: setup
 	@$(BIN)/python examples/demo.py
 
 test: dev
+	@$(MAKE) --no-print-directory -j3 lint types unit-tests
+
+lint: dev
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q -n 2 --dist worksteal --ignore=tests/cluster
+
+types: dev
+	$(BIN)/mypy
+
+unit-tests: dev
+	$(BIN)/pytest -q -n $(WORKERS) --dist worksteal --ignore=tests/cluster
 
 test-dask: dev
 	$(BIN)/pytest -q tests/cluster
