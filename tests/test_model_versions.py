@@ -121,8 +121,73 @@ def test_rollback_returns_through_all_former_champions_and_then_says_so(folder, 
     assert [store.rollback(), store.rollback()] == [2, 1]
     with pytest.raises(UsageError, match=r"the champion is version 1, and no other version was"):
         store.rollback()
-    with pytest.raises(UsageError, match=r"no version before 1 has another fingerprint of 'ann'"):
+    with pytest.raises(UsageError, match=r"no version before 1 has an earlier .* of 'ann'. `morph"):
         store.rollback(["ann"])
+
+
+@pytest.fixture
+def four(folder, old, new):
+    """A store whose champions 1 to 4 have fingerprints of Ann of 400, 500, 450 and 460 events."""
+    later = [fingerprint(day(number, seed=number)) for number in (450, 460)]
+    for model in (old, new, *later):
+        publish(folder, ["ann", "bob"], model, alias=CHAMPION)
+    return VersionedStore.open(folder)
+
+
+def roll_back(store, user="ann"):
+    """Roll a user back until there is nothing before; return the events of each fingerprint."""
+    events = []
+    try:
+        while len(events) < 9 and store.rollback([user]):
+            events.append(store.load(user).card.events)
+    except UsageError as error:
+        assert "has an earlier fingerprint" in str(error)  # noqa: PT017 - after any number of calls
+    return events
+
+
+def test_repeated_rollbacks_of_a_user_return_through_all_fingerprints_of_the_user(four):
+    assert roll_back(four) == [450, 500, 400]
+    assert four.load("bob").card.events == 460
+    assert roll_back(four, "bob") == [450, 500, 400], "rollbacks of others do not count"
+
+
+def test_a_rollback_of_a_user_takes_back_a_promotion_of_an_older_version(four):
+    assert four.rollback(["ann"]) == 5
+    four.promote(["ann"], source=1)
+    four.rollback(["bob"])
+    assert four.load("ann").card.events == 400
+    assert roll_back(four) == [450, 500, 400]
+
+
+def test_a_version_of_a_rollback_that_is_promoted_again_is_taken_back_as_any_other(four, folder):
+    four.rollback(["ann"])
+    publish(folder, ["ann"], fingerprint(day(480, seed=5)), alias=CHAMPION)
+    four.promote(source=5)
+    assert four.load("ann").card.events == 450
+    assert roll_back(four) == [480, 450, 500, 400]
+
+
+def test_what_a_user_gets_after_a_rollback_is_taken_back_first(four, folder):
+    four.rollback(["ann"])
+    publish(folder, ["ann"], fingerprint(day(480, seed=5)), alias=CHAMPION)
+    assert roll_back(four) == [450, 500, 400]
+
+
+def test_users_who_were_rolled_back_apart_are_rolled_back_together(four, folder):
+    four.rollback(["ann"])
+    four.rollback(["ann", "bob"])
+    assert events_by_user(folder, CHAMPION) == {"ann": 500, "bob": 450}
+
+
+def test_a_rollback_returns_past_fingerprints_whose_versions_were_pruned(four):
+    four.rollback(["ann"])
+    four.rollback(["ann"])
+    four._change(  # noqa: SLF001 - `prune` keeps versions of the last 60 days
+        lambda manifest: msgspec.structs.replace(
+            manifest, versions=tuple(each for each in manifest.versions if each.number != 2)
+        )
+    )
+    assert roll_back(four) == [400]
 
 
 def test_unknown_version_alias_or_user_is_named(folder, old):

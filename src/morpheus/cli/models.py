@@ -262,7 +262,7 @@ def _run_list(options: ListOptions, location: str) -> None:
 def _describe_version(manifest: Manifest, version: StoredVersion) -> dict[str, Any]:
     facts = msgspec.to_builtins(version)
     facts.pop("indexes")
-    defaults = {"parent": None, "note": "", "period": ["", ""]}
+    defaults = {"parent": None, "note": "", "period": ["", ""], "is_rollback": False}
     return {**defaults, **facts, "aliases": _list_aliases(manifest, version.number)}
 
 
@@ -469,7 +469,7 @@ class _Alert(msgspec.Struct, frozen=True):
 def _run_promote(options: PromoteOptions, location: str) -> None:
     store, which = _open(location, options.models_key_file)
     source = store.resolve(which or CANDIDATE)
-    users = sorted(options.user) or None
+    users = sorted({*options.user}) or None
     version = store.open_intact(source)
     for user in users or ():
         _find_card(version, user)
@@ -488,7 +488,7 @@ def _run_rollback(options: RollbackOptions, location: str) -> None:
             f"STORE: `{location}`: `rollback` moves the alias `{CHAMPION}` to the version before. "
             f"To select version `{which}`, use `morpheus models promote {location}`."
         )
-    users = sorted(options.user) or None
+    users = sorted({*options.user}) or None
     targets: dict[int, list[str] | None] = {}
     if users is None:
         targets[store.find_former().number] = None

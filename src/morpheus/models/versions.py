@@ -99,6 +99,7 @@ class StoredVersion(msgspec.Struct, frozen=True, omit_defaults=True):
         parent: Number of the version that it started from; None without one.
         note: Note of the publisher.
         period: First and last time of the training events, ISO 8601; empty if not known.
+        is_rollback: Whether it took back the fingerprints of some users.
     """
 
     number: int
@@ -109,6 +110,7 @@ class StoredVersion(msgspec.Struct, frozen=True, omit_defaults=True):
     parent: int | None = None
     note: str = ""
     period: tuple[str, str] = ("", "")
+    is_rollback: bool = False
 
     def __post_init__(self) -> None:
         """Reject text that is not a time: a damaged manifest would fail much later."""
@@ -784,28 +786,35 @@ class VersionedStore:
     def find_former_of(self, users: Iterable[str]) -> dict[str, ModelVersion]:
         """Return for each user the latest version before the champion with another fingerprint.
 
+        What was rolled back does not count: repeated rollbacks return through all fingerprints.
+
         Raises:
             UsageError: A user has no fingerprint, or no version has another one.
         """
         manifest = self.read_manifest()
         stored = self._resolve(manifest, CHAMPION)
         champion = self._open(stored)
-        now = {user: self._find_user(champion, user).card.sha256 for user in sorted(users)}
-        found: dict[str, ModelVersion] = {}
-        for version in self._open_intact([*manifest.lineage(stored.number, CHAMPION)]):
-            for user, digest in now.items():
-                placed = version.find_placed(user)
-                if user not in found and placed is not None and placed.card.sha256 != digest:
-                    found[user] = version
-            if len(found) == len(now):
+        history = _list_history(manifest, stored)
+        is_rollback = history.pop(0)[1]
+        walks = {
+            user: _Walk(user, self._find_user(champion, user).card, is_rollback)
+            for user in sorted(users)
+        }
+        for earlier, is_rollback in history:
+            ways = [walk for walk in walks.values() if not walk.is_done]
+            if not ways:
                 break
-        missing = [user for user in now if user not in found]
+            for version in self._open_intact([earlier]):
+                for walk in ways:
+                    walk.step(version, is_rollback)
+        missing = [user for user, walk in walks.items() if walk.found is None]
         if missing:
             raise UsageError(
-                f"{self.folder}: no version before {stored.number} has another fingerprint of "
-                f"{missing[0]!r}."
+                f"{self.folder}: no version before {stored.number} has an earlier fingerprint of "
+                f"{missing[0]!r}. `morpheus models promote {self.folder}@VERSION "
+                f"--user={missing[0]}` selects one of another version."
             )
-        return found
+        return {user: walk.found for user, walk in walks.items() if walk.found is not None}
 
     def rollback(self, users: Collection[str] | None = None, *, note: str = "") -> int:
         """Make the champion before this one the champion again, for all users or for some.
@@ -830,7 +839,8 @@ class VersionedStore:
             for user, version in former.items():
                 _check_contents(version, [user])
             note = note or f"rollback of {format_count(len(users), 'user')}"
-            return self.publish_placed(NewVersion(placed, CHAMPION, note), CHAMPION)
+            draft = NewVersion(placed, CHAMPION, note, is_rollback=True)
+            return self.publish_placed(draft, CHAMPION)
         self.open_intact(self.find_former().number)
 
         def restore(manifest: Manifest) -> Manifest:
@@ -1370,6 +1380,7 @@ class VersionedStore:
             None if parent is None else parent.number,
             draft.note,
             draft.period if any(draft.period) else _find_period(cards),
+            draft.is_rollback,
         )
 
 
@@ -1498,6 +1509,7 @@ class NewVersion(msgspec.Struct, frozen=True):
     Attributes:
         relabels: Fingerprints that are equal to those of the base get the number of this version,
             too, because they were trained for it.
+        is_rollback: See `StoredVersion`.
     """
 
     placed: Sequence[Placed]
@@ -1507,6 +1519,66 @@ class NewVersion(msgspec.Struct, frozen=True):
     number: int | None = None
     facts: ModelFacts | None = None
     relabels: bool = False
+    is_rollback: bool = False
+
+
+class _Walk(msgspec.Struct):
+    """The way back through the fingerprints of one user, from the champion.
+
+    Attributes:
+        user: The user.
+        card: Card of the fingerprint in the champion.
+        is_rollback: Whether the version at hand took fingerprints of some users back.
+        after: Checksum of the fingerprint in the version at hand.
+        skipped: Number of earlier changes of the user's fingerprint that rollbacks took back.
+        found: The version with the fingerprint that a rollback returns to.
+        is_done: Whether that is final.
+    """
+
+    user: str
+    card: ModelCard
+    is_rollback: bool
+    after: str = ""
+    skipped: int = 0
+    found: ModelVersion | None = None
+    is_done: bool = False
+
+    def step(self, version: ModelVersion, is_rollback: bool) -> None:  # noqa: FBT001 - a fact of it
+        """Go to the version before.
+
+        Args:
+            version: The version.
+            is_rollback: Whether it took fingerprints of some users back.
+        """
+        placed = version.find_placed(self.user)
+        if placed is None:
+            return
+        if placed.card.sha256 != (self.after or self.card.sha256):
+            if self.is_rollback:
+                self.skipped += 1
+            elif self.skipped:
+                self.skipped -= 1
+            else:
+                self.found, self.is_done = version, True
+        if self.found is None and placed.card.version < self.card.version:
+            # Used if the versions of what was taken back are gone, for example pruned.
+            self.found = version
+        self.after, self.is_rollback = placed.card.sha256, is_rollback
+
+
+def _list_history(manifest: Manifest, champion: StoredVersion) -> list[tuple[StoredVersion, bool]]:
+    """Return the versions that were champion, and those that they started from, the latest first.
+
+    Each has whether it took fingerprints of users back; a version that is promoted again does not.
+    """
+    seen, history = set[int](), list[tuple[StoredVersion, bool]]()
+    for number in (*manifest.former.get(CHAMPION, ()), champion.number):
+        stored = manifest.find(number)
+        if stored is not None:
+            history.append((stored, stored.is_rollback and number not in seen))
+            seen.add(number)
+    parents = [each for each in manifest.lineage(champion.number) if each.number not in seen]
+    return [*reversed(history), *((each, each.is_rollback) for each in parents)]
 
 
 class _FileVersion(msgspec.Struct, frozen=True):
