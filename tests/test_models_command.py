@@ -85,16 +85,22 @@ def test_show_has_the_facts_and_the_cards(store):
 
 def test_a_misspelt_alias_is_an_error_of_usage_wherever_a_store_is_named(store, tmp_path):
     bad, logs = f"{store}@CHAMP", str(DATA / "input-data")
-    commands = [["models", word, bad] for word in ("list", "show", "diff", "promote", "rollback")]
-    commands += [["models", "prune", bad], ["models", "export", str(store), bad]]
-    commands += [["models", "export", bad, str(tmp_path / "new")], ["retrain", bad, logs]]
-    commands += [["report", logs, f"--models={bad}"], ["tools", "erase", "ann", f"--models={bad}"]]
-    for option in ("--models_output_filename", "--pretrained_filename"):
-        run = ["run", "pipeline-ae", "from-cloudtrail", f"--input_glob={logs}/*.csv"]
-        commands.append([*run, "train-ae", f"{option}={bad}"])
-    for command in commands:
+    run = ["run", "pipeline-ae", "from-cloudtrail", f"--input_glob={logs}/*.csv", "train-ae"]
+    guess = "Did you mean `champion`?"
+    for command, *texts in (
+        *((["models", word, bad], guess, f"Give `{store}@c") for word in ("show", "promote")),
+        (["models", "export", bad, str(tmp_path / "new")], guess, f"or `{store}@1`."),
+        (["report", logs, f"--models={bad}"], guess, f"or `{store}@1`."),
+        (["tools", "erase", "ann", f"--models={bad}"], f"Give `{store}`: all"),
+        ([*run, f"--pretrained_filename={bad}"], guess, f"or `{store}@1`."),
+        ([*run, f"--models_output_filename={bad}"], guess, f"Give `{store}` or `{store}@candi"),
+        *((["models", word, bad], f"Give `{store}`: ") for word in ("list", "diff", "rollback")),
+        (["models", "prune", bad], f"Give `{store}`: all versions of it are meant."),
+        (["models", "export", str(store), bad], f"Give `{store}`: "),
+        (["retrain", bad, logs], f"Give `{store}`: "),
+    ):
         result = CliRunner().invoke(morpheus, command, prog_name="morpheus")
-        failed(result, 2, "neither an alias nor a number. Did you mean `champion`?")
+        failed(result, 2, "names no version of a model store: `CHAMP` is n", *texts)
     assert [path.name for path in tmp_path.iterdir()] == ["models"]
 
 

@@ -643,8 +643,9 @@ def _run_erase(options: EraseOptions, users: Sequence[str]) -> None:
         items += _erase_from_topic(options, names, known)
     if options.models is not None:
         store_key = read_key(options.models_key_file)
+        folder, _ = split_location(options.models, "--models", "store")
         open_models(options.models, store_key)  # says what to do if there is none
-        models = VersionedStore.open(split_location(options.models, "--models")[0], store_key)
+        models = VersionedStore.open(folder, store_key)
         known |= set(models.find_users())
         items += _erase_models(models, names, delete=options.delete)
     _report_items(items, delete=options.delete)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import click
 import msgspec
@@ -210,9 +210,11 @@ class ExportOptions:
     models_key_file: str | None = _key_option()
 
 
-def _open(location: str, key_file: str | None) -> tuple[VersionedStore, str]:
+def _open(
+    location: str, key_file: str | None, takes: Literal["version", "store"] = "version"
+) -> tuple[VersionedStore, str]:
     """Return a store that has versions, and the alias or number of the location."""
-    folder, which = split_location(location, "STORE")
+    folder, which = split_location(location, "STORE", takes)
     store = VersionedStore.open(folder, read_key(key_file))
     if not which:
         store.resolve(CHAMPION)  # says what to do if there is no version
@@ -221,7 +223,7 @@ def _open(location: str, key_file: str | None) -> tuple[VersionedStore, str]:
 
 def _open_whole(location: str, key_file: str | None, command: str) -> VersionedStore:
     """Return a store for a command that is not about one version."""
-    folder, which = split_location(location, "STORE")
+    folder, which = split_location(location, "STORE", "store")
     if which:
         raise UsageError(
             f"STORE: `{location}` names a version, but `{command}` takes the whole store. Give "
@@ -482,7 +484,7 @@ def _run_promote(options: PromoteOptions, location: str) -> None:
 
 
 def _run_rollback(options: RollbackOptions, location: str) -> None:
-    store, which = _open(location, options.models_key_file)
+    store, which = _open(location, options.models_key_file, "store")
     if which not in {"", CHAMPION}:
         raise UsageError(
             f"STORE: `{location}`: `rollback` moves the alias `{CHAMPION}` to the version before. "
@@ -683,7 +685,7 @@ def _run_prune(options: PruneOptions, location: str) -> None:
 
 def _run_export(options: ExportOptions, location: str, folder: str) -> None:
     store, which = _open(location, options.models_key_file)
-    target, alias = split_location(folder, "FOLDER")
+    target, alias = split_location(folder, "FOLDER", "store")
     if alias:
         raise UsageError(
             f"FOLDER: `{folder}` names a version, but the new store has one version, its champion. "

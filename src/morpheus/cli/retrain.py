@@ -743,7 +743,7 @@ class _Retraining(msgspec.Struct, frozen=True):
         on_step: Any,  # noqa: ANN401 - as above
     ) -> _Retraining:
         """Open the store, recognise the logs, and find the window."""
-        folder, which = split_location(models, "MODELS")
+        folder, which = split_location(models, "MODELS", "store")
         if which:
             raise UsageError(
                 f"MODELS: `{models}` names a version, but a retraining starts from the champion. "

@@ -28,7 +28,7 @@ from hashlib import sha256
 from importlib import import_module
 from os import fspath
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from weakref import finalize
 
 import msgspec
@@ -399,17 +399,30 @@ class ModelVersion(ModelStore):
         return None
 
 
+_ALIAS_FORM = "An alias has lower-case letters, digits, `_` and `-`, and starts with a letter."
+_GIVE_VERSION = {
+    "version": "neither an alias nor a number.{guess} Give `{store}@candidate` or `{store}@1`. "
+    + _ALIAS_FORM,
+    "alias": "not an alias.{guess} Give `{store}` or `{store}@candidate`. " + _ALIAS_FORM,
+    "store": "neither an alias nor a number. Give `{store}`: all versions of it are meant.",
+}
+"""What to give in place of a name that no version can have, by what is expected."""
+
+
 def is_mlflow(location: Location) -> bool:
     """Return whether a location is `mlflow:NAME`, a registered model."""
     return fspath(location).startswith(MLFLOW_PREFIX)
 
 
-def split_location(text: str, option: str = "") -> tuple[str, str]:
+def split_location(
+    text: str, option: str = "", takes: Literal["version", "alias", "store"] = "version"
+) -> tuple[str, str]:
     """Split `STORE@version` into the location and the alias or number.
 
     Args:
         text: The location. A folder whose own name has an `@` exists, or ends with a slash.
         option: The option or argument that gave it, for messages.
+        takes: What it can name beside the store, for messages: a version, an alias or nothing.
 
     Raises:
         UsageError: What follows the `@` can be neither an alias nor a number.
@@ -425,10 +438,9 @@ def split_location(text: str, option: str = "") -> tuple[str, str]:
     if match is None and not is_folder:
         where, guess = f"{option}: " if option else "", suggest(which.lower(), _USUAL_ALIASES)
         raise UsageError(
-            f"{where}`{text}` names no version of a model store: `{which}` is neither an alias nor "
-            f"a number.{guess} Give `{store or 'STORE'}@candidate` or `{store or 'STORE'}@1`; an "
-            "alias has lower-case letters, digits, `_` and `-`, and starts with a letter. To name "
-            f"a folder with `@`, end it with a slash: `{text}/`."
+            f"{where}`{text}` names no version of a model store: "
+            f"`{which}` is {_GIVE_VERSION[takes].format(guess=guess, store=store or 'STORE')} To "
+            f"name a folder with `@`, end it with a slash: `{text}/`."
         )
     if match is None or is_folder:
         return text, ""
@@ -474,7 +486,7 @@ class VersionedStore:
         Raises:
             UsageError: The location names a version, or is no folder.
         """
-        folder, which = split_location(fspath(location))
+        folder, which = split_location(fspath(location), takes="store")
         if which:
             raise UsageError(
                 f"`{fspath(location)}` names a version, but this takes a whole store. Give "
@@ -1592,10 +1604,7 @@ def check_alias(name: str) -> None:
         UsageError: The name has other characters.
     """
     if not _ALIAS.fullmatch(name):
-        raise UsageError(
-            f"`{name}` is no alias. An alias has lower-case letters, digits, `_` and `-`, and "
-            "starts with a letter."
-        )
+        raise UsageError(f"`{name}` is no alias. {_ALIAS_FORM}")
 
 
 def check_new_version(folder: str, which: str, option: str = "") -> None:
@@ -1770,7 +1779,7 @@ def save_models(models: ModelVersion, location: Location) -> int:
         ModelCorruptedError: A fingerprint is damaged.
         TransientError: The folder cannot be written.
     """
-    folder, alias = split_location(fspath(location))
+    folder, alias = split_location(fspath(location), takes="alias")
     check_new_version(folder, alias)
     target = VersionedStore.open(folder, models.key)
     users = sorted([*models.cards, *([] if models.global_card is None else [""])])

@@ -719,7 +719,8 @@ class TrainAe(Transform):
         """The store to publish in, and the alias of the new version; empty texts for none."""
         from morpheus.models.versions import split_location  # noqa: PLC0415 - runs without a store do not need it
 
-        return split_location(self.models_output_filename or "", "--models_output_filename")
+        location = self.models_output_filename or ""
+        return split_location(location, "--models_output_filename", "alias")
 
     @property
     def output_folder(self) -> str:
