@@ -415,10 +415,10 @@ def _check_trained(store: ModelStore, metrics: RunMetrics) -> None:
     named = without_model[:MAX_NAMED_USERS]
     reasons = ", ".join(f"{user!r} ({reason})" for user, reason in named)
     if not store.cards and store.global_card is None:
-        raise UsageError(
-            f"train: no user could be trained: {reasons or 'the frame has no event of a user'}. "
-            "Give more history, or a smaller `min_history`."
-        )
+        advice = "Give more history, or a smaller `min_history`."
+        if not reasons:
+            reasons, advice = "the frame has no event of a user", "Give the column of users."
+        raise UsageError(f"train: no user could be trained: {reasons}. {advice}")
     if without_model:
         logger.warning("%d users have no model of their own: %s", len(without_model), reasons)
 

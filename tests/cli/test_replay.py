@@ -97,7 +97,38 @@ def test_the_command_fails_if_nothing_can_be_tried(techniques: Path) -> None:
     done = replay(f"--techniques={techniques}", "--train_min_history=5000")
     assert done.exit_code == 1
     assert "Not tried  1 user: role-g (" in done.stderr
-    assert "Error: nothing was tried. Give users more history, or lower" in done.stderr
+    assert "of history, 5000 needed). Give users more history, or lower" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--userid_filter=role"], "no event of the input is of a wanted user. Give another --u"),
+        (["--skip_user=role-g"], "no event of the input is of a wanted user. Give another --u"),
+        (["--pretrained_filename={models}"], "models has no fingerprint of a user of the input"),
+    ],
+)
+def test_the_reason_why_nothing_was_tried_is_that_of_this_input(
+    techniques: Path, tmp_path: Path, words: list[str], why: str
+) -> None:
+    models = tmp_path / "models"
+    words = [word.format(models=models) for word in words]
+    if str(models) in words[0]:
+        run = [
+            "run",
+            "pipeline-ae",
+            USER,
+            "from-cloudtrail",
+            f"--input_glob={TRAINING}/user123.csv",
+        ]
+        train = ["train-ae", f"--models_output_filename={models}", "--train_users=individual"]
+        assert CliRunner().invoke(morpheus, [*run, *train]).exit_code == 0
+    done = replay(f"--techniques={techniques}", *words)
+    assert done.exit_code == 1, done.output
+    assert "Error: nothing was tried: " in done.stderr
+    assert why in done.stderr
+    assert "more history" not in done.stderr
+    assert ("Did you mean `role-g`?" in done.stderr) == ("filter" in words[0])
 
 
 def test_a_missing_folder_is_exit_code_2(tmp_path: Path) -> None:

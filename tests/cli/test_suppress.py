@@ -207,3 +207,28 @@ def test_attacks_that_a_suppression_would_hide_are_named(tmp_path: Path) -> None
         trial["hidden_by"].startswith("eventName = `DescribeTrails` or ") for trial in trials
     )
     assert "Hidden  " in after.stderr
+
+
+def test_attacks_that_were_not_replayed_as_a_user_are_not_counted_as_none(tmp_path: Path) -> None:
+    file, folder = tmp_path / "s.toml", tmp_path / "techniques"
+    folder.mkdir()
+    (folder / "stop-trail.json").write_text((TECHNIQUES / "stop-trail.json").read_text())
+    rule = '[[suppression]]\nwhere.eventName = "{}"\nusers = ["{}"]\nuntil = 2030-01-01\n'
+    rule += 'reason = "x"\n'
+    text = "".join(rule.format(*each) for each in (("Get", "role-g"), ("Put", "nobody")))
+    file.write_text(f'format = "morpheus-suppressions"\nversion = 2\n{text}')
+    options = (f"--userid_column_name={USER}", f"--techniques={folder}", "--num_threads=1")
+    done = suppress(file, f"--replay_glob={ROLE}", *options)
+    tried, not_tried = done.stdout.splitlines()[1:]
+    assert tried.endswith(" none")
+    assert not_tried.endswith(" -")
+    assert done.stderr.count("no attack was replayed as one of its users") == 1
+
+
+def test_a_file_of_suppressions_that_cannot_be_read_is_named_with_its_argument(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "s.toml").write_text("[[suppression]]")
+    done = suppress(tmp_path / "s.toml")
+    assert done.exit_code == 2
+    assert f"Error: VERDICTS: `{tmp_path}/s.toml` cannot be read" in done.stderr

@@ -278,7 +278,10 @@ def _run_replay_command(config: ReplayConfig) -> None:
     else:
         click.echo(_encode_trials(result.trials, kind), nl=False)
     _print_facts(result, metrics.seconds)
-    _check_recall(result, config.min_recall)
+    if result.recall is None:
+        echo_error(result.explain_no_trial(config, metrics))
+        raise Exit(EXIT_FAILURE)
+    _check_recall(result.recall, config.min_recall)
 
 
 replay = command_from_dataclass("replay", ReplayConfig, _run_replay_command)
@@ -362,13 +365,10 @@ def _describe_skipped(skipped: Mapping[str | None, str]) -> str:
     return ", ".join([*shown, *more])
 
 
-def _check_recall(result: ReplayReport, min_recall: float | None) -> None:
-    """Fail if nothing was tried, or if the recall is too low."""
-    if result.recall is None:
-        echo_error("nothing was tried. Give users more history, or lower --train_min_history.")
-        raise Exit(EXIT_FAILURE)
-    if min_recall is not None and result.recall < min_recall:
-        echo_error(f"recall {result.recall:.3f} is below --min_recall {min_recall:g}.")
+def _check_recall(recall: float, min_recall: float | None) -> None:
+    """Fail if the recall is too low."""
+    if min_recall is not None and recall < min_recall:
+        echo_error(f"recall {recall:.3f} is below --min_recall {min_recall:g}.")
         raise Exit(EXIT_FAILURE)
 
 

@@ -176,17 +176,27 @@ class TuningSources(msgspec.Struct, frozen=True):
     def find_hidden_attacks(
         self, rules: Sequence[Suppression], past: PastAlerts
     ) -> Mapping[str, list[str]] | None:
-        """Return the replayed attacks that suppressions hide, by label; None without a replay."""
+        """Return the replayed attacks that suppressions hide, by label; None without a replay.
+
+        A suppression is missing if no attack was replayed as one of its users.
+        """
         if self.replay is None:
             return None
         suppressions = Suppressions(tuple(rules))
         users = {user for rule in rules for user in rule.users}
         replay = self.replay if any(rule.roles for rule in rules) else self._replay_as(users)
-        batches, _ = run_replay(replay, suppressions) if rules else ([], None)
-        trials = evaluate(batches, thresholds=past.thresholds).trials
-        hidden = trials.filter(pl.col(SUPPRESSED_BY).is_not_null())
+        if not rules:
+            return {}
+        batches, _ = run_replay(replay, suppressions)
+        report = evaluate(batches, thresholds=past.thresholds)
+        tried = report.tried_users
+        attacks: dict[str, list[str]] = {
+            label: []
+            for rule, label in zip(rules, suppressions.labels, strict=True)
+            if any(rule.roles or user in rule.all_spellings for user in tried)
+        }
+        hidden = report.trials.filter(pl.col(SUPPRESSED_BY).is_not_null())
         columns = hidden.select(SUPPRESSED_BY, "technique", "user").unique(maintain_order=True)
-        attacks: dict[str, list[str]] = {}
         for label, technique, user in columns.iter_rows():
             attacks.setdefault(label, []).append(f"{technique} (as {user})")
         return attacks
@@ -233,7 +243,7 @@ suppress = command_from_dataclass("suppress", SuppressOptions, _run_suppress, VE
 
 def _preview_only(files: Sequence[str], options: SuppressOptions) -> None:
     """Preview suppressions of existing files."""
-    rules = Suppressions.read(*files).rules
+    rules = Suppressions.read(*files, option="VERDICTS").rules
     sources = TuningSources.from_options(options)
     past = sources.read_past()
     _warn_missing(rules, past)
@@ -349,14 +359,16 @@ class RulePreview(msgspec.Struct, frozen=True):
         rule: The suppression.
         past_alerts: Past alerts that it would have suppressed; None if none were given.
         hidden_attacks: Replayed attacks that it would hide, with their users; None if none were
-            replayed.
+            replayed as one of its users.
         was_asked: Whether a person has asked for this suppression.
+        was_skipped: Whether attacks were replayed, but not as one of its users.
     """
 
     rule: Suppression
     past_alerts: SuppressionPreview | None
     hidden_attacks: Sequence[str] | None
     was_asked: bool = True
+    was_skipped: bool = False
 
     @property
     def conflicts(self) -> tuple[str, ...]:
@@ -376,6 +388,11 @@ class RulePreview(msgspec.Struct, frozen=True):
         warnings = []
         if self.hidden_attacks and self.was_asked:
             warnings.append(describe_attacks(self.hidden_attacks))
+        if self.was_skipped:
+            warnings.append(
+                "no attack was replayed as one of its users, so it is not known whether it would "
+                "hide one; `morpheus tools replay` says why"
+            )
         past = self.past_alerts
         if past and past.unjudged:
             unjudged = format_count(len(past.unjudged), "past incident")
@@ -421,8 +438,9 @@ def preview_rules(
             RulePreview(
                 rule,
                 found if past.events.height else None,
-                None if attacks is None else attacks.get(label, ()),
+                None if attacks is None else attacks.get(label),
                 was_asked=not verdicts or any(each.tuning is not None for each in verdicts),
+                was_skipped=attacks is not None and label not in attacks,
             )
         )
     return previews

@@ -47,7 +47,7 @@ from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.sources.time_range import DEFAULT_TIME_FORMAT
 from morpheus.stages.add_scores import compute_scores
 from morpheus.stages.infer import InfPytorch, Preprocess
-from morpheus.stages.train_ae import TrainAe, UserTraining
+from morpheus.stages.train_ae import NO_FINGERPRINT, TrainAe, UserTraining
 from morpheus.suppressions.rules import Suppressions
 
 HELD_OUT_SHARE = 0.25
@@ -57,6 +57,9 @@ CONTEXT_WINDOW = timedelta(days=35)
 in `risk`, the score with the longest memory."""
 ALERTS_PER_USER_DAY = 1 / 7
 """Default alert budget per user and day."""
+
+MAX_REASONS = 3
+"""Maximum number of reasons to name."""
 
 TECHNIQUE, EVASION_LEVEL, SCORE, SUPPRESSED = "technique", "grade", "score", "held_by"
 REMAINING = "remaining"
@@ -414,6 +417,39 @@ class ReplayReport(msgspec.Struct, frozen=True):
         """Share of trials caught. None without trials."""
         share = self.trials[CAUGHT].mean()
         return share if isinstance(share, float) else None
+
+    @property
+    def tried_users(self) -> set[str | None]:
+        """Users with a trial."""
+        return {*self.trials.filter(pl.col(CAUGHT).is_not_null())[USER]}
+
+    def explain_no_trial(self, config: ReplayConfig, metrics: RunMetrics) -> str:
+        """Say why nothing was tried, and what to do.
+
+        Args:
+            config: The options of the replay.
+            metrics: The metrics of its run.
+        """
+        stats, reasons = metrics.input, list(dict.fromkeys(self.skipped.values()))
+        left_out = stats.other_users + stats.skipped_users
+        if self.trials.height:
+            why = "no technique is short enough for the active hours of a user"
+            advice = "Give --grade=recorded or --grade=agent, too."
+        elif left_out and left_out == stats.read:
+            why = "no event of the input is of a wanted user"
+            advice = "Give another --userid_filter or --skip_user."
+        elif self.skipped.keys() == {None}:
+            why = f"no event has a user ({reasons[0]})"
+            advice = "Give another --userid_column_name."
+        elif not reasons:
+            why, advice = metrics.empty_reason, "Give other files with --input_glob."
+        elif config.pretrained_filename is not None and reasons == [NO_FINGERPRINT]:
+            why = f"{config.pretrained_filename} has no fingerprint of a user of the input"
+            advice = "Give another --pretrained_filename or --userid_column_name, or none to train."
+        else:
+            why = f"no user has a model and an event ({'; '.join(reasons[:MAX_REASONS])})"
+            advice = "Give users more history, or lower --train_min_history."
+        return f"nothing was tried: {why}. {advice}"
 
     def count_caught(self, *by: str) -> pl.DataFrame:
         """Count trials, and those caught, by the values of some columns."""

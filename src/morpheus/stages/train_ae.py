@@ -65,6 +65,7 @@ DEFAULT_MAX_HISTORY = 1000
 """Maximum number of events to train on, per user, if there are no training files."""
 ALL, INDIVIDUAL, GENERIC, NONE = "all", "individual", "generic", "none"
 """Values of `--train_users`."""
+NO_FINGERPRINT = "no fingerprint"
 _TOO_FEW_EVENTS = "all users together have too little history"
 _PER_RUN = (
     "it trains on the input of each run. Give `--train_data_glob` or `--pretrained_filename`, the "
@@ -256,7 +257,7 @@ class ModelProvider(msgspec.Struct, dict=True):
         known = len(store.replaced)
         fingerprint = store.load(user)
         if fingerprint is None:
-            return ModelLookup(reason="no fingerprint")
+            return ModelLookup(reason=NO_FINGERPRINT)
         return ModelLookup.from_fingerprint(fingerprint, next(iter(store.replaced[known:]), None))
 
     def refresh(self, state: UserTraining, user: str | None) -> None:

@@ -449,13 +449,17 @@ class Suppressions(msgspec.Struct, frozen=True, dict=True):
     rules: tuple[Suppression, ...] = ()
 
     @classmethod
-    def read(cls, *paths: str) -> Self:
+    def read(cls, *paths: str, option: str = "--suppressions") -> Self:
         """Read files of suppressions.
+
+        Args:
+            paths: The files.
+            option: What gave the files, for messages.
 
         Raises:
             UsageError: A file cannot be read, or is not a file of suppressions.
         """
-        return cls(tuple(rule for path in paths for rule in _read_rules(path)))
+        return cls(tuple(rule for path in paths for rule in _read_rules(path, option)))
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -548,7 +552,7 @@ class _SuppressionFile(msgspec.Struct, forbid_unknown_fields=True):
     suppression: list[_Entry] = []
 
 
-def _read_rules(path: str) -> Iterator[Suppression]:
+def _read_rules(path: str, option: str) -> Iterator[Suppression]:
     try:
         entries = msgspec.convert(
             tomllib.loads(Path(path).read_text(encoding="utf-8")), _SuppressionFile
@@ -556,11 +560,11 @@ def _read_rules(path: str) -> Iterator[Suppression]:
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(
-            f"--suppressions: `{path}` cannot be read: {reason}.{suggest_path(path)} Give a file "
+            f"{option}: `{path}` cannot be read: {reason}.{suggest_path(path)} Give a file "
             "that `morpheus tools suppress` wrote."
         ) from error
     for number, entry in enumerate(entries.suppression, start=1):
-        yield _parse_entry(entry, f"--suppressions: `{path}`: suppression {number}")
+        yield _parse_entry(entry, f"{option}: `{path}`: suppression {number}")
 
 
 def _parse_entry(entry: _Entry, location: str) -> Suppression:
