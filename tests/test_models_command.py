@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from morpheus.cli.main import morpheus
+from morpheus.cli.output import print_table
 from morpheus.core.stage import PipelineOptions
 from morpheus.models.store import ModelIndex, commit_index, put_model
 from morpheus.models.versions import CHAMPION, VersionedStore
@@ -116,6 +117,28 @@ def test_a_new_alias_that_resembles_a_usual_one_is_named(work):
         )
         assert result.exit_code == 0, result.output
         assert ("is new. The version of this run gets it. Did you" in result.output) == warns
+
+
+def test_a_long_name_of_a_user_widens_no_table_and_is_whole_in_json(store, two, tmp_path):
+    user = "n" * 300
+    VersionedStore.open(store).publish([named(user, two[1])])
+    for words in (
+        ("models", "show", f"{store}@candidate"),
+        ("models", "diff", store, "1", "3"),
+        ("tools", "erase", user, f"--models={store}"),
+    ):
+        result = CliRunner().invoke(morpheus, [*map(str, words)], prog_name="morpheus")
+        assert result.exit_code == 0, result.output
+        [line] = [line for line in result.stdout.splitlines() if "nnn" in line]
+        assert line.count("n") < 130
+        assert len(line) < 200 + len(str(tmp_path))
+    assert user in models("show", f"{store}@candidate", "--json").output
+
+
+def test_tables_shorten_names_of_users_and_no_other_text(capsys):
+    print_table(("SEVERITY", "USER", "REASON"), [("9", "u" * 300, "r" * 300)])
+    line = capsys.readouterr().out.splitlines()[1]
+    assert (line.count("u"), line.count("r")) == (63, 300)
 
 
 def test_diff_compares_user_by_user(store):

@@ -6,6 +6,7 @@ report page, `write_report` the page.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,12 +18,12 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from morpheus.columns import ACTOR_OPTION, ROW, SCORE, LogDescription
+from morpheus.columns import ACTOR_OPTION, MODEL_VERSION, ROW, SCORE, LogDescription
 from morpheus.core.stage import option, to_user_column
 from morpheus.errors import UsageError
-from morpheus.models.profile import ModelCard
+from morpheus.models.profile import ModelCard, list_names
 from morpheus.models.store import ModelStore
-from morpheus.models.versions import VersionedStore, has_models, open_models
+from morpheus.models.versions import VersionedStore, has_models, open_models, split_location
 from morpheus.report.aggregate import (
     Z_REFERENCE,
     EventArrays,
@@ -48,7 +49,9 @@ from morpheus.sources.time_range import check_timezone
 from morpheus.status import STATUS_FILE, read_status
 from morpheus.storage.atomic import open_output
 from morpheus.storage.object_store import parse_location
-from morpheus.text import suggest, suggest_path
+from morpheus.text import format_count, quote_backtick, suggest, suggest_path
+
+logger = logging.getLogger(__name__)
 
 MODELS_FOLDER = "models"
 """Usual name of the model store, in the folder of the outputs."""
@@ -351,6 +354,9 @@ def _aggregate_results(request: ReportRequest, results: ResultFiles) -> ReportAg
     # Fewer events than row numbers: `filter` has dropped some.
     dropped = any(aggregator.users[user].events <= row for user, row in last_rows.items())
     aggregator.filtered = request.all_alerts or dropped
+    if request.models is not None and store is not None:
+        column = results.origin.user_column
+        warn_other_store(aggregator, store, location=request.models, user_column=column)
     for user, replay_result in trials.items():
         if user in aggregator.users:
             aggregator.users[user].replay_result = replay_result
@@ -361,3 +367,68 @@ def _find_card(store: ModelStore | None, user: str | None) -> ModelCard | None:
     if store is None or user is None:
         return None
     return store.cards.get(user, store.global_card)
+
+
+def warn_other_store(
+    aggregator: ReportAggregator, store: ModelStore, *, location: str, user_column: str
+) -> None:
+    """Warn if results were probably not scored with the models of a store.
+
+    Args:
+        aggregator: The results.
+        store: The store.
+        location: Where it is, for the message.
+        user_column: The user column of the results.
+    """
+    problem = _find_unknown_users(aggregator, store, user_column)
+    problem = problem or _find_other_version(aggregator, location)
+    if problem:
+        logger.warning(
+            "--models: the events were probably not scored with `%s`: %s The models and severities "
+            "of the page may be wrong. Give the model store of the run that wrote the files.",
+            location,
+            problem,
+        )
+
+
+def _find_unknown_users(aggregator: ReportAggregator, store: ModelStore, user_column: str) -> str:
+    """Say which users with a score have no model; empty if all of them can have one."""
+    scored = {user for user, each in aggregator.users.items() if user and each.scored}
+    unknown = sorted(user for user in scored if user and user not in store.cards)
+    other_column = store.inputs is not None and store.inputs.user_column != user_column
+    # The global model scores new users, and the alerts of a day can be those of new users alone.
+    others_scored = len(unknown) < len(scored) or not store.cards
+    is_global = others_scored or (aggregator.filtered and not other_column)
+    if not unknown or (store.global_card is not None and is_global):
+        return ""
+    known = f"; it has {list_names(sorted(store.cards)[:3])}" if store.cards else ""
+    if other_column and store.inputs is not None:
+        known += f", which are values of `{store.inputs.user_column}`"
+    return (
+        f"it has no model of {len(unknown):,} of {format_count(len(scored), 'user')} with a score, "
+        f"such as {quote_backtick(unknown[0])}{known}."
+    )
+
+
+def _find_other_version(aggregator: ReportAggregator, location: str) -> str:
+    """Say whose events have another version than the models; empty if they agree.
+
+    A version is older if the user has had no event since the latest training.
+    """
+    versions = {
+        user: (each.model_version, each.card.version)
+        for user, each in sorted(aggregator.users.items(), key=lambda pair: pair[0] or "")
+        if each.model_version and each.card is not None and each.card.version
+    }
+    later = [user for user, (scored, stored) in versions.items() if scored > stored]
+    if not later and any(scored == stored for scored, stored in versions.values()):
+        return ""
+    user = next(iter(later or versions), None)
+    if user is None:
+        return ""
+    scored, stored = versions[user]
+    folder, _ = split_location(location)
+    return (
+        f"those of {quote_backtick(user)} have {scored} in `{MODEL_VERSION}`, but the model "
+        f"has version {stored}; `{folder}@{scored}` names the other one."
+    )

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pytest
 from click.testing import CliRunner
+from msgspec import structs
 
 from morpheus import Fingerprints
 from morpheus.cli.main import morpheus
-from morpheus.columns import RISK, ROW, SCORE
+from morpheus.columns import MODEL_VERSION, RISK, ROW, SCORE
 from morpheus.errors import RecordError, UsageError
+from morpheus.models.profile import InputSpec
+from morpheus.models.versions import ModelFacts, VersionedStore
 from morpheus.report_cli import ReportRequest, build_report, write_report
 from morpheus.sinks.to_file import ToFile
 from morpheus.testing import make_output_rows, run_stage
-from people import COLUMNS, day, times
+from people import COLUMNS, day, fingerprint, times
 from report_pages import HOUR, alerts, normal_events
 
 FORMATS = ["csv", "csv.gz", "csv.zst", "jsonl", "json.gz", "jsonl.zst", "parquet"]
@@ -91,6 +95,68 @@ def test_techniques_that_replay_did_not_catch_are_detection_gaps(tmp_path, model
         "role-chain (agent, hours), stop-trail (hours)."
     )
     assert not any("replayed" in spot for spot in weak["bob"])
+
+
+def published(folder, *users, column="username", everyone=False, times=1):
+    """A model store whose fingerprints have been published some times."""
+    facts = ModelFacts(InputSpec("", column, ()))
+    own = [structs.replace(fingerprint().card, user=user) for user in users]
+    shared = [structs.replace(fingerprint().card, user="")] if everyone else []
+    for number in range(times):
+        cards = [structs.replace(card, seed=number) for card in (*own, *shared)]
+        VersionedStore.open(folder).publish(
+            [replace(fingerprint(), card=card) for card in cards], alias="champion", facts=facts
+        )
+    return str(folder)
+
+
+def versions(number):
+    return normal_events().with_columns(pl.lit(number).alias(MODEL_VERSION))
+
+
+def test_models_of_other_users_than_those_of_the_results_are_warned_about(tmp_path, caplog):
+    file = write_output(tmp_path / "out.csv", normal_events())
+    eve = published(tmp_path / "eve", "eve", column="who")
+    for store, text in (
+        (published(tmp_path / "both", "ann", "bob", "eve"), ""),
+        (
+            published(tmp_path / "ann", "ann"),
+            "no model of 1 of 2 users with a score, such as `bob`",
+        ),
+        (eve, "such as `ann`; it has `eve`, which are values of `who`."),
+        (published(tmp_path / "new", "ann", everyone=True), ""),
+        (published(tmp_path / "everyone", everyone=True), ""),
+        (published(tmp_path / "others", "eve", everyone=True), "no model of 2 of 2 users"),
+    ):
+        caplog.clear()
+        build_report(ReportRequest(models=store), [file])
+        assert bool(caplog.text) == bool(text)
+        assert text in caplog.text
+    caplog.clear()
+    build_report(
+        ReportRequest(models=published(tmp_path / "e", "eve", everyone=True), all_alerts=True),
+        [file],
+    )
+    assert not caplog.text, "alerts can be those of new users alone"
+
+
+@pytest.mark.parametrize(
+    ("rows", "which", "warns"),
+    [
+        ((2,), "", False),
+        ((1,), "", True),
+        ((1,), "@1", False),
+        ((2,), "@1", True),
+        ((3,), "", True),
+    ],
+)
+def test_models_of_another_version_than_that_of_the_results_are_warned_about(
+    tmp_path, caplog, rows, which, warns
+):
+    file = write_output(tmp_path / "out.csv", *map(versions, rows))
+    store = published(tmp_path / "models", "ann", "bob", times=2)
+    build_report(ReportRequest(models=store + which), [file])
+    assert (f"`{store}@{rows[0]}` names the other one" in caplog.text) == warns
 
 
 def test_replay_needs_models_and_a_file_of_trials(tmp_path, models):

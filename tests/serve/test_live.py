@@ -141,6 +141,15 @@ def test_an_empty_folder_gives_a_page_without_incidents(tmp_path):
     assert page_of(LiveReport(tmp_path))["incidents"] == []
 
 
+def test_a_store_without_a_user_of_the_rows_is_warned_about(tmp_path, caplog):
+    append(tmp_path / "a.jsonl", row("ann"), row("bob"))
+    for users in (("ann", "bob"), ("ann",)):
+        store = ModelStore(tmp_path, {u: ModelCard(u, 400, 90, "", "", 3, 0) for u in users})
+        live = LiveReport(tmp_path, store=store)
+        live.warn_other_store("models")
+        assert ("such as `bob`; it has `ann`" in caplog.text) == (len(users) == 1)
+
+
 def test_model_cards_of_a_store_are_shown(tmp_path):
     card = ModelCard("ann", 400, 90, "", "", 3, 0)
     store = ModelStore(

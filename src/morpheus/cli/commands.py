@@ -134,6 +134,8 @@ def _run_server(options: ServeOptions, folder: Path) -> None:
         *(folder, options.userid_column_name, options.alerts_per_day, store),
         timezone=options.timezone,
     )
+    if models is not None:
+        live.warn_other_store(models)
     serve(live, port=options.port, with_token=options.token, on_listening=_print_address)
 
 

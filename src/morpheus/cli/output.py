@@ -30,7 +30,13 @@ from morpheus.errors import (
     UsageError,
     find_error_code,
 )
-from morpheus.text import escape_control, format_count, format_duration
+from morpheus.text import (
+    MAX_LENGTH,
+    display_value,
+    escape_control,
+    format_count,
+    format_duration,
+)
 
 if TYPE_CHECKING:
     from morpheus.core.batch import AlertBudgetReport, ClusterStats, ReadStats, RunMetrics, Step
@@ -321,9 +327,23 @@ def align_columns(header: TableRow, rows: Sequence[TableRow]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+_NAME_COLUMNS = {"USER": MAX_LENGTH, "TECHNIQUE": MAX_LENGTH, "WHAT": 2 * MAX_LENGTH}
+"""Columns of a table with names from logs or files, and how many characters a cell shows."""
+
+
 def print_table(header: TableRow, rows: Sequence[TableRow]) -> None:
-    """Write a table to stdout, with control characters as escapes."""
-    rows = [[escape_control(cell) for cell in row] for row in rows]
+    """Write a table to stdout, with control characters as escapes, and with long names shortened.
+
+    A name of hundreds of characters would push the other columns of all rows off the screen.
+    """
+    lengths = [_NAME_COLUMNS.get(name) for name in header]
+    rows = [
+        [
+            escape_control(cell) if length is None else display_value(cell, length)
+            for cell, length in zip(row, lengths, strict=True)
+        ]
+        for row in rows
+    ]
     if not sys.stdout.isatty():
         click.echo(align_columns(header, rows))
         return

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from morpheus.columns import (
     INCIDENT_SEVERITY,
+    MODEL_VERSION,
     PVALUE,
     RISK,
     SCORE,
@@ -369,6 +370,9 @@ class UserAggregate(msgspec.Struct):
         exceedances: Events with a `risk`, then those above each of the model's risk levels, shape
             (1 + levels,).
         replay_result: Result of an attack replay, if there was one.
+        scored: Events with a score.
+        model_version: Highest version of the model store that an event was scored with; 0 if the
+            events do not say.
     """
 
     card: ModelCard | None = None
@@ -378,6 +382,8 @@ class UserAggregate(msgspec.Struct):
         default_factory=lambda: np.zeros(1 + len(EXCEEDANCE_LEVELS), np.int64)
     )
     replay_result: ReplayResult | None = None
+    scored: int = 0
+    model_version: int = 0
 
     @property
     def summary(self) -> ModelSummary | None:
@@ -446,6 +452,10 @@ class ReportAggregator(msgspec.Struct):
         exceedances = count_exceedances(aggregate.summary, arrays.risks)
         self.add_histogram(user, arrays.histogram, exceedances)
         aggregate.events += frame.height
+        aggregate.scored += int(np.isfinite(arrays.scores).sum())
+        if MODEL_VERSION in frame.columns:
+            latest = frame[MODEL_VERSION].cast(pl.Int64, strict=False).max()
+            aggregate.model_version = max(aggregate.model_version, cast("int", latest or 0))
 
     def add_histogram(
         self, user: str | None, histogram: TimeHistogram, exceedances: NDArray[np.int64]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -25,6 +26,7 @@ from morpheus.models.profile import ModelCard
 from morpheus.models.store import ModelStore
 from morpheus.report.aggregate import ReportAggregator
 from morpheus.report.view import Origin, ReportData, RunCounts, build_log_view, build_report_data
+from morpheus.report_cli import warn_other_store
 from morpheus.sources.compression import COMPRESSED_SUFFIXES, detect_file_type
 from morpheus.sources.results import (
     find_log,
@@ -284,6 +286,20 @@ class LiveReport:
             if changed:
                 self._version += 1
                 self._encoded_data = None
+
+    def warn_other_store(self, location: str) -> None:
+        """Read the folder, and warn if its rows were probably not scored with the models.
+
+        Args:
+            location: Where the models are, for the message.
+        """
+        with suppress(OSError):
+            self.refresh()
+        if self.store is not None:
+            _, status = self._timed_status or (None, NO_STATUS)
+            self._aggregator.filtered = status.filtered
+            column = self._get_origin().user_column
+            warn_other_store(self._aggregator, self.store, location=location, user_column=column)
 
     def get_health(self) -> Health:
         """Return the state of the run."""
