@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from tempfile import mkdtemp
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import polars as pl
@@ -18,6 +19,7 @@ from morpheus.core.batch import Batch, Events, OutputRows, Scored, Table, WithMo
 from morpheus.core.registry import load_stage, stage_names
 from morpheus.core.stage import PipelineOptions, Sink, Stage, StageContext, Transform
 from morpheus.core.state import State, StateKey
+from morpheus.errors import UsageError
 from morpheus.models.store import ModelIndex, commit_index, put_model
 from morpheus.runtime.chain import Segment
 from morpheus.stages.add_scores import AddClass, AddScores
@@ -259,3 +261,52 @@ def test_a_broken_law_is_named(breaks: str, law: str) -> None:
     check_stage(Odd(), batch)
     with pytest.raises(AssertionError, match=law):
         check_stage(Odd(breaks=breaks), batch)
+
+
+@dataclass(frozen=True)
+class Unreturned(Transform):
+    """Gives what is no batch from the method that it is asked to."""
+
+    name = "unreturned"
+    takes = (Scored,)
+    gives = Scored
+    scope: ClassVar[Literal["keyed", "global", "barrier"]] = "keyed"
+    method: str = "process"
+    value: object = None
+
+    def process(self, batch: Scored, state: None) -> Any:
+        return self.value if self.method == "process" else [batch]
+
+    def flush(self, state: None) -> Any:
+        return self.value if self.method == "flush" else []
+
+
+@dataclass(frozen=True)
+class UnreturnedForAll(Unreturned):
+    """The same for a stage with one state."""
+
+    scope = "global"
+
+
+@pytest.mark.parametrize("kind", [Unreturned, UnreturnedForAll])
+@pytest.mark.parametrize("method", ["process", "flush"])
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (None, "returns None, not batches"),
+        (make_scored(make_events([0])), "returns Scored, not batches"),
+        ([None], "gives an object that is no batch, NoneType"),
+        (make_events([0]), "gives an object that is no batch, Series"),
+    ],
+)
+def test_a_method_that_gives_no_batches_is_named_with_what_it_must_do(
+    kind: type[Unreturned], method: str, value: object, found: str
+) -> None:
+    stage = kind(method=method, value=value)
+    text = rf"stage `unreturned`: `{kind.__name__}\.{method}` {found}.* It must yield each batch"
+    batch = make_scored(make_events(range(4)))
+    with pytest.raises(AssertionError, match=text):
+        check_stage(stage, batch)
+    for unbounded in (False, True):
+        with pytest.raises(UsageError, match=text):
+            run_stage(stage, [batch], unbounded=unbounded)

@@ -40,6 +40,12 @@ class UsageError(MorpheusError):
     code = "usage"
 
 
+class StageError(UsageError):
+    """A stage breaks a rule of stages. It shows which one; its author can fix it."""
+
+    code = "stage"
+
+
 class RecordError(MorpheusError):
     """A log record, or a whole log file, cannot be read.
 

@@ -17,6 +17,7 @@ from morpheus.columns import INDEX, ROW, SCORE, TIME
 from morpheus.core.batch import Batch, Losses, OutputRows, Scored, Table
 from morpheus.core.stage import StageContext, Transform
 from morpheus.core.state import State, StateKey
+from morpheus.errors import StageError
 from morpheus.runtime.chain import Segment
 
 BatchT = TypeVar("BatchT", bound=Batch)
@@ -156,7 +157,10 @@ def check_stage(stage: Transform, batch: Batch) -> None:
     >>> check_stage(AddClass(), make_scored(make_events(range(5)), [0, 1, 2, 3, 4]))
     """
     before, gives = _concat_frames([batch]).clone(), stage.gives or type(batch)
-    outputs = run_stage(stage, [batch])
+    try:
+        outputs = run_stage(stage, [batch])
+    except StageError as error:
+        raise AssertionError(str(error)) from error
     whole, filtered = _concat_frames(outputs), sum(each.filtered for each in outputs)
     _require(isinstance(batch, stage.takes), f"takes {[kind.__name__ for kind in stage.takes]}")
     _require(all(isinstance(each, gives) for each in outputs), f"gives {gives.__name__}")

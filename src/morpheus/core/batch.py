@@ -23,10 +23,12 @@ from msgspec import structs
 from numpy.typing import NDArray
 
 from morpheus.columns import INDEX, ROW, TIME, TS_ANOMALY
+from morpheus.errors import StageError
 from morpheus.seasonality.detector import TimeHistogram
 from morpheus.text import format_count, format_duration
 
 if TYPE_CHECKING:
+    from morpheus.core.stage import Transform
     from morpheus.core.state import StateKey
     from morpheus.features.encoder import EncodedRows, EncodedSlice
     from morpheus.models.calibration import AlertForecast, UserDays
@@ -556,6 +558,31 @@ class EncodedChunk(OutputRows):
     """
 
     path: Path | None = None
+
+
+def take_outputs(stage: Transform, outputs: object, method: str = "process") -> list[Batch]:
+    """Return the batches that a stage gives.
+
+    Args:
+        stage: The stage.
+        outputs: What its method has returned.
+        method: The method.
+
+    Raises:
+        StageError: These are no batches. A method without `yield` returns None.
+    """
+    if isinstance(outputs, Iterable):
+        batches = list(outputs)
+        wrong = [each for each in batches if not isinstance(each, Batch)]
+        if not wrong:
+            return batches
+        found = f"gives an object that is no batch, {type(wrong[0]).__name__}"
+    else:
+        found = f"returns {'None' if outputs is None else type(outputs).__name__}, not batches"
+    raise StageError(
+        f"stage `{stage.name}`: `{type(stage).__name__}.{method}` {found}. It must yield each "
+        "batch that goes on to the next stage, or return a list of them; an empty list for none."
+    )
 
 
 def has_flags(table: Table) -> bool:

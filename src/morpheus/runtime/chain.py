@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 import polars as pl
 
-from morpheus.core.batch import Batch, Events, Scored, Table, WithModel
+from morpheus.core.batch import Batch, Events, Scored, Table, WithModel, take_outputs
 from morpheus.core.stage import PreparesUsers, ProcessesUsers, Stage, StageContext, Transform
 from morpheus.core.state import State, StateKey, decode_state, encode_state
 from morpheus.errors import STOPPING_MESSAGE
@@ -86,8 +86,10 @@ def add_features(
     batches: list[Any] = [Events(user=user, table=table)]
     for stage in stages:
         state = stage.open(replace(context, user=user))
-        outputs = [out for batch in batches for out in stage.process(batch, state)]
-        batches = [*outputs, *stage.flush(state)]
+        outputs = [
+            out for each in batches for out in take_outputs(stage, stage.process(each, state))
+        ]
+        batches = [*outputs, *take_outputs(stage, stage.flush(state), "flush")]
     frames = [batch.table.to_frame() for batch in batches]
     return Table(pl.concat(frames, how="diagonal")) if frames else table.clear()
 
@@ -262,7 +264,8 @@ class Chain:
             for each in batches:
                 if stage.scope == "keyed":
                     outputs += self._switch_user(position, each.user)
-                outputs += stage.process(each, self._state(position, each.user))
+                given = stage.process(each, self._state(position, each.user))
+                outputs += take_outputs(stage, given)
             batches = outputs
         return self._drop_model(batches)
 
@@ -307,7 +310,7 @@ class Chain:
             yield from chain.from_iterable(stage.process_users(batches, states))
         else:
             for batch, state in zip(batches, states, strict=True):
-                yield from stage.process(batch, state)
+                yield from take_outputs(stage, stage.process(batch, state))
 
     def _take_history(self, batch: Batch) -> Batch:
         """Add features to the training events of a batch, and keep them for `train-ae`."""
@@ -432,14 +435,14 @@ class Chain:
         """Flush the states of a stage and release them; for None, of all users with a state."""
         stage, name = self._stages[position], self.segment.names[position]
         if stage.scope != "keyed":
-            return list(stage.flush(self._state(position, None)))
+            return take_outputs(stage, stage.flush(self._state(position, None)), "flush")
         outputs: list[Batch] = []
         for user in self.states.users(name) if users is None else users:
             key = StateKey(name, user)
             if not self.states.has(key):
                 continue
             state = self.states.pop(key)
-            outputs += stage.flush(state)
+            outputs += take_outputs(stage, stage.flush(state), "flush")
             if self.segment.saves and isinstance(state, State) and not stage.needs.per_run:
                 self.changed[key] = encode_state(state)
         self._users[position] = _NO_USER_YET

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from io import BytesIO
@@ -19,7 +19,15 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from morpheus.core.batch import Batch, DroppedStats, OutputRows, Scored, SinkStats, Table
+from morpheus.core.batch import (
+    Batch,
+    DroppedStats,
+    OutputRows,
+    Scored,
+    SinkStats,
+    Table,
+    take_outputs,
+)
 from morpheus.core.stage import Requirements, Sink, StageContext, Transform
 from morpheus.core.state import State, decode_state, encode_state
 from morpheus.errors import TransientError, find_error_code
@@ -413,13 +421,13 @@ class SinkWorker(msgspec.Struct):
         stopping = self._stopping  # before looking: what was written before it is still taken
         while (entry := reader.next(self.place, self._read)) is not None:
             for batch in decode_batches(entry.data):
-                _consume(self.sink.process(batch, self._state))
+                take_outputs(self.sink, self.sink.process(batch, self._state))
             self._read = entry.number
             self._sync()
         if stopping:
             if self.empty is not None:
-                _consume(self.sink.process(self.empty, self._state))
-            _consume(self.sink.flush(self._state))
+                take_outputs(self.sink, self.sink.process(self.empty, self._state))
+            take_outputs(self.sink, self.sink.flush(self._state), "flush")
             self._sync()
             return True
         if self._read > self.progress.delivered:
@@ -462,8 +470,3 @@ class SinkWorker(msgspec.Struct):
             self._wake.wait(min(_IDLE_SECONDS, max(0.0, end - now)))
             self._wake.clear()
         return self._stopping and time.monotonic() >= self._deadline
-
-
-def _consume(batches: Iterable[object]) -> None:
-    for _ in batches:
-        pass
