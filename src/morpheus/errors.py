@@ -43,8 +43,6 @@ class UsageError(MorpheusError):
 class StageError(UsageError):
     """A stage breaks a rule of stages. It shows which one; its author can fix it."""
 
-    code = "stage"
-
 
 class RecordError(MorpheusError):
     """A log record, or a whole log file, cannot be read.

@@ -151,6 +151,18 @@ def _ask(names: Sequence[str]) -> str:
     return f" Did you mean {listed}?" if names else ""
 
 
+def describe_no_folder(path: str | Path) -> str:
+    """Say that there is no folder of a path, because there is a file or nothing.
+
+    >>> describe_no_folder("no-such-folder-7f3a")
+    'there is no folder `no-such-folder-7f3a`.'
+    """
+    shown = escape_control(os.fspath(path))
+    if Path(path).exists():
+        return f"`{shown}` is a file, not a folder."
+    return f"there is no folder `{shown}`.{suggest_path(path)}"
+
+
 def suggest_path(path: str | Path) -> str:
     """Return a question with the existing paths that a misspelt path of this machine may mean.
 

@@ -14,6 +14,7 @@ from .conftest import Run
 EXAMPLES = Path(__file__).parents[2] / "examples" / "data"
 USER = "userIdentitysessionContextsessionIssueruserName"
 READ = ("run", "pipeline-ae", f"--userid_column_name={USER}", "from-cloudtrail")
+FILE = "data/input-data/user123.csv"
 INPUT = "--input_glob=data/input-data/*.csv"
 SCORE = ("train-ae", "--pretrained_filename=models", "preprocess", "inf-pytorch", "add-scores")
 
@@ -62,6 +63,15 @@ def folder(tmp_path: Path) -> Path:
         (
             (*READ, INPUT, "train-ae", "--pretrained_filename=dta"),
             "there is no folder `dta`. Did you mean `data`?",
+        ),
+        *(
+            (words, f"`{FILE}` is a file, not a folder. Give")
+            for words in (
+                ("serve", FILE),
+                (*READ, f"--input_glob={FILE}/*"),
+                (*READ, INPUT, "train-ae", f"--pretrained_filename={FILE}"),
+                ("tools", "replay", INPUT, f"--techniques={FILE}"),
+            )
         ),
     ],
 )

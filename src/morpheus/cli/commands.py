@@ -53,7 +53,7 @@ from morpheus.sinks.formats import encode_csv_header, write_csv_rows, write_json
 from morpheus.sources.pseudonyms import PseudonymKey, check_key_id, is_pseudonym
 from morpheus.sources.time_range import check_timezone
 from morpheus.storage.atomic import TempFolder, atomic_write, create_file, sync_folder
-from morpheus.text import format_count, quote_backtick, suggest, suggest_path
+from morpheus.text import describe_no_folder, format_count, quote_backtick, suggest, suggest_path
 
 # `morpheus report`.
 
@@ -117,7 +117,7 @@ class ServeOptions:
 def _run_server(options: ServeOptions, folder: Path) -> None:
     if not folder.is_dir():
         raise UsageError(
-            f"FOLDER: there is no folder `{folder}`.{suggest_path(folder)} Give the output folder "
+            f"FOLDER: {describe_no_folder(folder)} Give the output folder "
             "of `morpheus detect`, or the folder that `to-file` writes to."
         )
     try:

@@ -33,7 +33,7 @@ from morpheus.sources.envelopes import split_records
 from morpheus.sources.json_records import Flattener
 from morpheus.sources.log_format import DerivedFeatures, collect_rule_columns, resolve_derived
 from morpheus.sources.time_range import DEFAULT_TIME_FORMAT, parse_times
-from morpheus.text import suggest_path
+from morpheus.text import describe_no_folder
 
 CloudTrailRecord = dict[str, Any]
 AWS_SERVICE = "AWSService"
@@ -160,7 +160,7 @@ def load_techniques(folder: str | None = None) -> list[Technique]:
         place = Path(folder).expanduser()
     if not place.is_dir():
         raise UsageError(
-            f"--techniques: there is no folder `{place}`.{suggest_path(place)} Give a folder that "
+            f"--techniques: {describe_no_folder(place)} Give a folder that "
             "has a JSON file of CloudTrail records for each technique, or omit the option for the "
             "shipped techniques."
         )

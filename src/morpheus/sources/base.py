@@ -49,6 +49,7 @@ from morpheus.sources.time_range import (
     parse_allowance,
 )
 from morpheus.storage.object_store import ObjectPath, head_object, is_in_folder, is_object_url
+from morpheus.text import describe_no_folder
 
 if TYPE_CHECKING:
     from morpheus.runtime.changelog import Changelog
@@ -465,7 +466,7 @@ class FileSource(Source):
         folder = Path(self.sqs_quarantine).absolute().parent
         if not folder.is_dir():
             raise UsageError(
-                f"--sqs_quarantine: there is no folder `{folder}`. Create it, or give another file."
+                f"--sqs_quarantine: {describe_no_folder(folder)} Create it, or give another file."
             )
         others = [glob for glob in self._globs if not glob.startswith("s3://")]
         if others:

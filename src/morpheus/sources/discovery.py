@@ -45,7 +45,7 @@ from morpheus.storage.object_store import (
     list_recursive,
     storage_options,
 )
-from morpheus.text import suggest_path
+from morpheus.text import describe_no_folder, suggest_path
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -761,10 +761,8 @@ class FileDiscovery(msgspec.Struct, frozen=True):
             return self._make_bucket_hint()
         base = self._base_dir()
         if not base.is_dir():
-            return (
-                f"There is no folder `{base}`.{suggest_path(base)} Give a glob in quotes, a file "
-                "or a folder."
-            )
+            missing = describe_no_folder(base)
+            return f"{missing[0].upper()}{missing[1:]} Give a glob in quotes, a file or a folder."
         matching = Counter(
             "".join(path.suffixes[-2:]) for path in self._glob_local() if path.is_file()
         )

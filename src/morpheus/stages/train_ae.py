@@ -53,7 +53,7 @@ from morpheus.models.training import (
     train_sequentially,
 )
 from morpheus.storage.object_store import is_remote
-from morpheus.text import suggest, suggest_path
+from morpheus.text import describe_no_folder, suggest
 
 if TYPE_CHECKING:
     from morpheus.models.versions import ModelVersion, Replaced, StagingFolder, VersionedStore
@@ -961,7 +961,7 @@ class TrainAe(Transform):
         store = self.pretrained_place[0]
         if not is_remote(store) and not Path(store).is_dir():
             raise UsageError(
-                f"--pretrained_filename: there is no folder `{store}`.{suggest_path(store)} Give "
+                f"--pretrained_filename: {describe_no_folder(store)} Give "
                 "a folder that `train-ae --models_output_filename=...` has written. Model files of "
                 "other programs (pickle, dill) are never read: they can run code."
             )
