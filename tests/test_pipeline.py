@@ -212,6 +212,46 @@ def test_no_file_that_a_run_writes_is_an_input_log(tmp_path, options, sink):
     assert [path.name for path in tmp_path.iterdir()] == ["log.json"]
 
 
+@pytest.mark.parametrize("pattern", ["", "/*", "/*.jsonl", "/**/*.jsonl"])
+@pytest.mark.parametrize(
+    ("options", "sink"),
+    [
+        ({"status_file": "{}/new.json"}, {}),
+        ({"state": "{}/new.jsonl"}, {}),
+        ({}, {"dead_letters": "{}/new.jsonl"}),
+        ({}, {"filename": "{}/new.jsonl", "flush_rows": True}),
+    ],
+)
+def test_no_new_file_that_a_run_writes_is_read_by_it_as_a_log(tmp_path, pattern, options, sink):
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (logs / "a.jsonl").write_text('{"eventTime": "2024-05-31T09:30:00Z", "eventName": "Get"}')
+    given = {name: value.format(logs) for name, value in options.items()}
+    place = {n: v.format(logs) if isinstance(v, str) else v for n, v in sink.items()}
+    last = ToFile(**place) if "filename" in sink else ToHttp(base_url="http://localhost:9", **place)
+    chain = [FromCloudtrail(input_glob=f"{logs}{pattern}"), Serialize(), last]
+    is_read = "status_file" not in options or pattern in {"", "/*"}
+    if is_read:
+        with pytest.raises(UsageError, match="is in the input, and would be read as a log"):
+            Pipeline(chain, PipelineOptions(**given)).validate()
+    else:
+        Pipeline(chain, PipelineOptions(**given)).validate()
+    assert [path.name for path in logs.iterdir()] == ["a.jsonl"]
+
+
+def test_an_output_that_the_next_run_would_read_as_a_log_is_warned_about(tmp_path, caplog):
+    (tmp_path / "a.jsonl").write_text('{"eventTime": "2024-05-31T09:30:00Z", "eventName": "Get"}')
+    for name, warns in (("b.jsonl", True), ("out/b.jsonl", True), ("../b.jsonl", False)):
+        caplog.clear()
+        chain = [
+            FromCloudtrail(input_glob=str(tmp_path)),
+            Serialize(),
+            ToFile(str(tmp_path / name)),
+        ]
+        Pipeline(chain, PipelineOptions()).validate()
+        assert ("the next run would read it as a log" in caplog.text) == warns
+
+
 @pytest.mark.parametrize(
     ("options", "stages"),
     [

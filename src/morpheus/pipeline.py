@@ -287,6 +287,20 @@ class Pipeline:
         self.options = options or PipelineOptions()
         self._validated = False
 
+    def check_written_file(self, option: str, path: Path) -> None:
+        """Reject a file that another part of the program writes, if it is an input log.
+
+        Args:
+            option: The option that names the file.
+            path: The file.
+
+        Raises:
+            UsageError: It is an input log, or would be read as one.
+        """
+        source, *rest = self._resolve_options()
+        assert isinstance(source, Source)  # noqa: S101 - `validate` has seen to it
+        _check_is_no_input(source, _find_training_input(rest), option, path, is_early=True)
+
     def validate(self) -> None:
         """Check the stages, their order and all options, before any log is opened.
 
@@ -694,12 +708,8 @@ def _check_output_files(stages: Sequence[Stage]) -> None:
     if printers and sys.stdout is None:  # the command was started with `>&-`
         raise UsageError(f"{printers[0]}: stdout is closed. Redirect it to a file, or open it.")
     writers: dict[Path | ObjectPath, str] = {}
-    for writer, path in _list_written_files(source.options, outputs):
-        if source.overlaps_input(path, training_input):
-            raise UsageError(
-                f"{writer}: `{path}` is one of the input logs, and would be replaced. Give another "
-                "file, or a glob that does not match it."
-            )
+    for writer, path, is_early in _list_written_files(source.options, outputs):
+        _check_is_no_input(source, training_input, writer, path, is_early=is_early)
         place = path.resolve() if isinstance(path, Path) else path
         if place in writers:
             raise UsageError(
@@ -708,19 +718,61 @@ def _check_output_files(stages: Sequence[Stage]) -> None:
         writers[place] = writer
 
 
+def _check_is_no_input(
+    source: Source,
+    training_input: str | tuple[str, ...] | None,
+    writer: str,
+    path: Path | ObjectPath,
+    *,
+    is_early: bool,
+) -> None:
+    """Reject a file that a run writes, if it is an input log or would be read as one.
+
+    Args:
+        source: The source.
+        training_input: Globs of the training files.
+        writer: The option or the stage that names the file.
+        path: The file.
+        is_early: Whether it can be there before the input is read; other files appear at the end.
+    """
+    if source.overlaps_input(path, training_input):
+        raise UsageError(
+            f"{writer}: `{path}` is one of the input logs, and would be replaced. Give another "
+            "file, or a glob that does not match it."
+        )
+    if source.would_read(path, training_input):
+        advice = "Give a file in another folder, or a glob that does not match it."
+        if is_early:
+            raise UsageError(
+                f"{writer}: `{path}` is in the input, and would be read as a log. {advice}"
+            )
+        logger.warning(
+            "%s: `%s` is in the input, and the next run would read it as a log. %s",
+            *(writer, path, advice),
+        )
+
+
 def _list_written_files(
     options: PipelineOptions, outputs: Sequence[tuple[Stage, Outputs]]
-) -> Iterator[tuple[str, Path | ObjectPath]]:
-    """Yield all files that a run writes, each with the option or the stage that names it."""
-    yield from _list_option_files(options)
+) -> Iterator[tuple[str, Path | ObjectPath, bool]]:
+    """Yield all files that a run writes, each with the option or the stage that names it.
+
+    The third value is whether the file can be there before the input is read.
+    """
+    yield from ((name, path, True) for name, path in _list_option_files(options))
     for stage, written in outputs:
-        for path in (*written.files, *written.dead_letters):
-            yield stage.name, path
+        grows = options.unbounded or getattr(stage, "flush_rows", False)
+        yield from ((stage.name, path, grows) for path in written.files)
+        yield from ((stage.name, path, True) for path in written.dead_letters)
 
 
 def _list_option_files(options: PipelineOptions) -> list[tuple[str, Path]]:
     """Return the files that options name and a run writes, each with its option."""
-    files = {"--status_file": options.status_file, "--state": options.state}
+    files = {
+        "--status_file": options.status_file,
+        "--state": options.state,
+        "--viz_file": options.viz_file,
+    }
     return [(name, Path(file)) for name, file in files.items() if file is not None]
 
 

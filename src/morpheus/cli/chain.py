@@ -13,7 +13,7 @@ import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import Field, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -371,7 +371,7 @@ def run_pipeline(context: click.Context, /, stages: Sequence[Stage], **_: object
     monitoring = _split_monitoring(values)
     pipeline = Pipeline(stages, PipelineOptions(**values, **explicit_values(context)))
     watch = _make_watch(monitoring)
-    with interruptible(), _record_run(monitoring, watch):
+    with interruptible(), _record_run(monitoring, watch, pipeline):
         pipeline.validate()
         _announce_run(pipeline)
         with show_progress(pipeline.stages) as on_step, _publish_run(monitoring, watch):
@@ -425,7 +425,9 @@ def _publish_run(options: MonitoringOptions, watch: RunWatch | None) -> Iterator
 
 
 @contextmanager
-def _record_run(options: MonitoringOptions, watch: RunWatch | None) -> Iterator[None]:
+def _record_run(
+    options: MonitoringOptions, watch: RunWatch | None, pipeline: Pipeline
+) -> Iterator[None]:
     """Write the file of `--metrics_file` when the block ends, also if it fails."""
     filename = options.metrics_file
     if filename is None or watch is None:
@@ -437,6 +439,12 @@ def _record_run(options: MonitoringOptions, watch: RunWatch | None) -> Iterator[
     # node_exporter ignores files with other suffixes.
     name, suffixes = "--metrics_file", (".prom",)
     validate_output(filename, overwrite=True, stage_name="run", option=name, suffixes=suffixes)
+    is_valid = False
+    with suppress(MorpheusError):  # the block says what is wrong with the pipeline
+        pipeline.validate()
+        is_valid = True
+    if is_valid:
+        pipeline.check_written_file(name, Path(filename))
     failure: BaseException | None = None
     try:
         yield

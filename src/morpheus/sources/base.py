@@ -144,6 +144,10 @@ class Source(Stage):
         """Return whether a file is part of the input, or of the training input."""
         return False
 
+    def would_read(self, path: Path | ObjectPath, training_input: Values | None) -> bool:  # noqa: ARG002 - for sources of files
+        """Return whether a new file of this name would be part of the input or training input."""
+        return False
+
     def find_input_in(
         self,
         folder: Path | ObjectPath,  # noqa: ARG002 - for sources of files
@@ -493,6 +497,14 @@ class FileSource(Source):
         return exists and any(
             found == path or _is_same_file(found, path)
             for found in self._find_files(training_input, remote=isinstance(path, ObjectPath))
+        )
+
+    def would_read(self, path: Path | ObjectPath, training_input: Values | None) -> bool:
+        """Return whether one of the globs would match a new file of this name."""
+        patterns = (*self._globs, *list_values(training_input))
+        return self.frames is None and any(
+            structs.replace(self._make_discovery(), pattern=pattern).would_find(path)
+            for pattern in patterns
         )
 
     def find_input_in(

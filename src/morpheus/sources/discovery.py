@@ -701,10 +701,37 @@ class FileDiscovery(msgspec.Struct, frozen=True):
         """Return how to read a file: `csv`, `json` or `parquet`."""
         return detect_file_type(path) or "json" if self.file_type == "auto" else self.file_type
 
+    def would_find(self, path: LogPath) -> bool:
+        """Return whether a file of this name would be read as a log, if there were one."""
+        return any(each._would_find_one(path) for each in self.split())  # noqa: SLF001 - the same
+
+    def _would_find_one(self, path: LogPath) -> bool:
+        if isinstance(path, ObjectPath):
+            return is_object_url(self._glob) and bool(self.choose([path]).paths)
+        if is_object_url(self._glob):
+            return False
+        if set(self.skip_dirs) & set(path.parts) or not self._split_kinds({path})[0]:
+            return False
+        return self._has_log_name(path) and self._matches_local(path)
+
+    def _matches_local(self, path: Path) -> bool:
+        """Return whether a path on disk, of a file or of nothing, matches the pattern."""
+        pattern = Path(self._glob).expanduser()
+        if not pattern.is_dir() and not glob.has_magic(self._glob):
+            return path.absolute() == pattern.absolute()
+        base, rest = (pattern, "*") if pattern.is_dir() else _split_glob(pattern)
+        place, root = path.absolute().parent.resolve() / path.name, base.resolve()
+        if not place.is_relative_to(root):
+            return False
+        parts, wanted = place.relative_to(root).parts, Path(rest).parts
+        return matches_glob(parts, (ANY_DEPTH, *wanted) if self.recursive else wanted)
+
     def _is_log(self, path: LogPath) -> bool:
-        if path.suffix.lower() in UNFINISHED_SUFFIXES or (
-            isinstance(path, Path) and not path.is_file()
-        ):
+        is_there = not isinstance(path, Path) or path.is_file()
+        return is_there and self._has_log_name(path)
+
+    def _has_log_name(self, path: LogPath) -> bool:
+        if path.suffix.lower() in UNFINISHED_SUFFIXES:
             return False
         if self.file_type != "auto":
             return True

@@ -1358,6 +1358,11 @@ class FromKafka(Source):
             path, None
         )
 
+    def would_read(self, path: Path | ObjectPath, training_input: Values | None) -> bool:
+        """Return whether a new file of this name would be one of the training files."""
+        training = list_values(training_input)
+        return bool(training) and replace(self._files, input_glob=training).would_read(path, None)
+
     def describe_log(self) -> LogDescription:
         """Return what outputs need to know about the log."""
         return self._ingest.log_format.describe()
