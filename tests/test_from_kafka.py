@@ -29,6 +29,7 @@ from morpheus.core.stage import PipelineOptions
 from morpheus.core.state import StateKey
 from morpheus.errors import EXIT_INTERRUPTED, RecordError, TransientError, UsageError
 from morpheus.runtime.changelog import KafkaChangelog, StateGroup
+from morpheus.runtime.states import SqliteStateStore, StateReader
 from morpheus.sources import from_kafka
 from morpheus.sources.from_kafka import (
     FromKafka,
@@ -817,6 +818,40 @@ def test_states_of_an_erased_user_are_gone_for_the_next_owner(broker, topic):
     found, offset = make_changelog(broker, states).open("trail/0", 0)
     assert {key.user for key in found} == {"bob"}
     assert offset == 5, "the input is not read again"
+
+
+def test_reset_removes_the_states_of_a_stage_or_a_user_from_the_file_and_the_topic(
+    broker, topic, tmp_path
+):
+    states, file = f"{topic}-states", tmp_path / "state.db"
+    one = make_changelog(broker, states)
+    one.create(2)
+    one.open("trail/0", 0)
+    group = group_of("ann", "bob", "cid", offset=5)
+    group.save({StateKey("explain#1", "ann"): b"why"})
+    assert one.write(group)
+    one.close("trail/0")
+    with closing(SqliteStateStore(file, {})) as store:
+        store.save({StateKey("add-scores#1", "ann"): b"old"})
+        store.note_changelog(states)
+        store.commit()
+
+    def reset(*words):
+        options = [f"--changelog_topic={states}", f"--bootstrap_servers={broker}"]
+        done = CliRunner().invoke(morpheus, ["state", "reset", str(file), *options, *words])
+        assert done.exit_code == 0, done.output
+        left = {(each.key.stage, each.key.user) for each in one.find_states()}
+        return done.output, left
+
+    assert "Found 3 states. Nothing" in reset("--user=ann")[0]
+    output, left = reset("--stage=explain", "--delete")
+    assert "Removed 1 state." in output
+    assert left == {("add-scores#1", user) for user in ("ann", "bob", "cid")}
+    output, left = reset("--user=ann", "--user=bob", "--delete")
+    assert "Removed 3 states." in output
+    assert left == {("add-scores#1", "cid")}
+    with closing(StateReader(file)) as reader:
+        assert not reader.read_sizes()
 
 
 @pytest.mark.parametrize(

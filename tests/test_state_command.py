@@ -166,6 +166,34 @@ def test_reset_of_a_file_that_a_run_has_open_is_refused(file: Path) -> None:
     assert command("reset", file, "--user=ann", "--delete").exit_code == 0
 
 
+def test_states_that_a_run_would_read_from_a_topic_are_not_removed_from_the_file_alone(
+    file: Path,
+) -> None:
+    with closing(SqliteStateStore(file, CONFIG)) as store:
+        store.save({StateKey("filter#1", None): b"for all users"})
+        store.note_changelog("trail-states")
+        store.commit()
+    before = contents_of(file)
+    for words in (["--stage=serialize"], ["--user=ann"], ["--user=bob", "--stage=source"]):
+        refused = command("reset", file, *words, "--delete")
+        assert refused.exit_code == 2
+        assert "are in the topic `trail-states`, too, and the next run reads them" in refused.stderr
+        assert "Give --changelog_topic=trail-states and --bootstrap_servers." in refused.stderr
+        listed = command("reset", file, *words)
+        assert (listed.exit_code, "Warning: FILE: the states of" in listed.stderr) == (0, True)
+    assert contents_of(file) == before
+    shown = command("show", file).stdout
+    assert "Changelog        topic trail-states, from which a run" in shown
+    assert "changelog_topic" not in shown
+    assert "Removed 1 state." in command("reset", file, "--stage=filter", "--delete").stderr
+    one = command("reset", file, "--user=ann", "--changelog_topic=trail-states")
+    assert (one.exit_code, "together, or neither" in one.stderr) == (2, True)
+    with closing(SqliteStateStore(file, CONFIG)) as store:
+        store.note_changelog(None)
+        store.commit()
+    assert "Removed 2 states." in command("reset", file, "--user=ann", "--delete").stderr
+
+
 def test_a_damaged_state_is_shown_as_damaged(file: Path) -> None:
     with closing(sqlite3.connect(file)) as database, database:
         database.execute("UPDATE states SET data = x'00000000ff' WHERE user = '=ann'")

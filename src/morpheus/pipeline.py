@@ -471,6 +471,8 @@ class Pipeline:
         durable = store if isinstance(store, SqliteStateStore) else None
         shared = {} if durable is None else durable.load([None])
         changelog = plan.source.get_changelog()
+        if durable is not None:
+            durable.note_changelog(None if changelog is None else changelog.topic)
         if durable is not None and changelog is not None:
             durable.drop_users()  # another process may have gone on since
         tail, outbox, workers = _add_outbox(plan.make_tail(saves=False), durable)

@@ -678,15 +678,10 @@ def _erase_from_topic(
     options: EraseOptions, names: Collection[str], known: set[str]
 ) -> list[StoredItem]:
     """List the states of users in a changelog topic, and remove them; add all users to `known`."""
-    from morpheus.sources.from_kafka import FromKafka, require_client  # noqa: PLC0415 - an extra
+    from morpheus.sources.from_kafka import open_changelog  # noqa: PLC0415 - an extra
 
-    require_client("tools erase")
-    source = FromKafka(
-        bootstrap_servers=options.bootstrap_servers,
-        kafka_config_file=options.kafka_config_file,
-        changelog_topic=options.changelog_topic,
-    )
-    changelog = source.open_topic()
+    topic, servers = options.changelog_topic or "", options.bootstrap_servers
+    changelog = open_changelog(topic, servers, options.kafka_config_file, "tools erase")
     states = changelog.find_states()
     known |= {each.key.user for each in states if each.key.user is not None}
     chosen = [each for each in states if each.key.user in names]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -26,9 +26,17 @@ from morpheus.cli.output import NO_USER, echo, format_facts, interruptible, prin
 from morpheus.core.stage import option
 from morpheus.core.state import StateKey, decode_plain
 from morpheus.errors import MorpheusError, UsageError
-from morpheus.runtime.states import SavedState, SqliteStateStore, StateReader
+from morpheus.runtime.states import (
+    CHANGELOG_FACT,
+    SavedState,
+    SqliteStateStore,
+    StateReader,
+)
 from morpheus.storage.atomic import atomic_write
 from morpheus.text import display_value, format_count, quote_backtick, suggest, suggest_path
+
+if TYPE_CHECKING:
+    from morpheus.runtime.changelog import KafkaChangelog, StoredState
 
 MAX_SHOWN = 4
 """Maximum number of values of a field to show."""
@@ -86,15 +94,27 @@ class ResetOptions:
 
     FILE is the file that `pipeline-ae --state` wrote. No run may have it open. The next run then
     starts without these states, as for a new user. The user's earlier events are no longer known:
-    they are read again if they are in the input. With `from-kafka --changelog_topic`, a run reads
-    the states from that topic: `morpheus tools erase --changelog_topic` removes them there.
+    they are read again if they are in the input. With `from-kafka --changelog_topic`, the states of
+    users are in that topic, and the next run reads them there: give the topic, too, and stop all
+    processes that use it.
 
         morpheus state reset state.db --user=ann --delete
+        morpheus state reset state.db --stage=explain --changelog_topic=trail-states \
+            --bootstrap_servers=localhost:9092 --delete
     """
 
     user: tuple[str, ...] = option((), "User whose states to remove; repeat for more users.")
     stage: tuple[str, ...] = option(
         (), "Stage whose states to remove, such as `explain`; repeat for more stages."
+    )
+    changelog_topic: str | None = option(
+        None, "Topic of `from-kafka --changelog_topic`. Needs --bootstrap_servers."
+    )
+    bootstrap_servers: str = option(
+        "", "Brokers of the topic, `host:port`, separated by commas; as for `from-kafka`."
+    )
+    kafka_config_file: str | None = option(
+        None, "File of settings of the Kafka client, as for `from-kafka`.", location="local"
     )
     delete: bool = option(
         False, "Remove what is listed. Without it, nothing is removed.", flag=True
@@ -111,7 +131,7 @@ def _run_show(options: ShowOptions, file: Path) -> None:
 
 def _run_export(options: ExportOptions, file: Path) -> None:
     with interruptible(), _open(file) as reader:
-        _check_stages(reader, options.stage)
+        _check_stages((key for key, _, _ in reader.read_sizes()), options.stage)
         states = reader.iter_states(_check_users(reader, options.user))
         chosen = (state for state in states if _is_of_stage(state.key, options.stage))
         writer = nullcontext() if options.filename is None else atomic_write(Path(options.filename))
@@ -126,24 +146,77 @@ def _run_reset(options: ResetOptions, file: Path) -> None:
             "Give --user, --stage or both: whose states to remove. To remove all states, delete "
             "the file."
         )
+    if (options.changelog_topic is None) != (not options.bootstrap_servers):
+        raise UsageError("Give --changelog_topic and --bootstrap_servers together, or neither.")
     with _open(file) as reader:
-        users = _check_users(reader, options.user)
-        keys = [
-            key
-            for key, _, _ in reader.read_sizes()
-            if (not users or key.user in users) and _is_of_stage(key, options.stage)
-        ]
-        _check_stages(reader, options.stage)
-    if options.delete and keys:
-        with closing(SqliteStateStore(file, {})) as store:
-            store.remove_states(keys)
-    if keys:
-        print_table(("STAGE", "USER"), [(key.stage, _name(key.user)) for key in sorted_keys(keys)])
-    number = format_count(len(keys), "state")
-    if options.delete:
-        echo(f"Removed {number}.")
-    else:
+        stored = [key for key, _, _ in reader.read_sizes()]
+        topic = reader.read_config().get(CHANGELOG_FACT)
+    with interruptible():
+        changelog, in_topic = _find_in_topic(options)
+        keys = [key for key in stored if _is_chosen(key, options)]
+        chosen = [each for each in in_topic if _is_chosen(each.key, options)]
+        if isinstance(topic, str) and changelog is None:
+            _check_topic(topic, keys, delete=options.delete)
+        everywhere = [*stored, *(each.key for each in in_topic)]
+        _check_known(everywhere, options.user)
+        _check_stages(everywhere, options.stage)
+        if options.delete and keys:
+            with closing(SqliteStateStore(file, {})) as store:
+                store.remove_states(keys)
+        if options.delete and changelog is not None and chosen:
+            changelog.erase(chosen)
+    _print_reset(keys, chosen, options)
+
+
+def _find_in_topic(options: ResetOptions) -> tuple[KafkaChangelog | None, list[StoredState]]:
+    """Return the changelog topic of the options, and its states; None without one."""
+    topic, servers = options.changelog_topic, options.bootstrap_servers
+    if topic is None:
+        return None, []
+    from morpheus.sources.from_kafka import open_changelog  # noqa: PLC0415 - an extra
+
+    changelog = open_changelog(topic, servers, options.kafka_config_file, "state reset")
+    return changelog, changelog.find_states()
+
+
+def _is_chosen(key: StateKey, options: ResetOptions) -> bool:
+    return (not options.user or key.user in options.user) and _is_of_stage(key, options.stage)
+
+
+def _check_topic(topic: str, keys: Sequence[StateKey], *, delete: bool) -> None:
+    """Reject, or with nothing to delete warn, that the states of users are in a topic, too."""
+    if keys and all(key.user is None for key in keys):
+        return  # what is of all users together is in the file alone
+    message = (
+        f"the states of users are in the topic `{topic}`, too, and the next run reads them there. "
+        f"Give --changelog_topic={topic} and --bootstrap_servers."
+    )
+    if delete:
+        raise UsageError(f"FILE: {message}")
+    echo(f"Warning: FILE: {message}", fg="yellow")
+
+
+def _print_reset(
+    keys: Sequence[StateKey], in_topic: Sequence[StoredState], options: ResetOptions
+) -> None:
+    """Print the states that were found, and what has happened to them."""
+    places = [("the file", key) for key in sorted_keys(keys)]
+    places += [("the topic", key) for key in sorted_keys(each.key for each in in_topic)]
+    header = ["STAGE", "USER"]
+    rows = [[key.stage, _name(key.user)] for _, key in places]
+    if options.changelog_topic is not None:
+        header.append("PLACE")
+        rows = [[*row, place] for row, (place, _) in zip(rows, places, strict=True)]
+    if places:
+        print_table(header, rows)
+    number = format_count(len(places), "state")
+    if not options.delete:
         echo(f"Found {number}. Nothing was removed. Add --delete to remove them.")
+        return
+    echo(f"Removed {number}.")
+    if in_topic:
+        topic = options.changelog_topic
+        echo(f"Kafka removes the old records of `{topic}` when it compacts the topic.")
 
 
 def sorted_keys(keys: Iterable[StateKey]) -> list[StateKey]:
@@ -167,21 +240,24 @@ def _open(file: Path) -> Iterator[StateReader]:
 
 
 def _check_users(reader: StateReader, users: Sequence[str]) -> tuple[str, ...]:
-    """Return users that have states; raise for one that has none."""
-    if users:
-        known = {key.user for key, _, _ in reader.read_sizes() if key.user is not None}
-        for user in users:
-            if user not in known:
-                raise UsageError(
-                    f"--user: the file has no state of {quote_backtick(user)}."
-                    f"{suggest(user, known)}"
-                )
+    """Return users that have states in a file; raise for one that has none."""
+    return _check_known((key for key, _, _ in reader.read_sizes()), users) if users else ()
+
+
+def _check_known(keys: Iterable[StateKey], users: Sequence[str]) -> tuple[str, ...]:
+    """Return users that have one of some states; raise for one that has none."""
+    known = {key.user for key in keys if key.user is not None}
+    for user in users:
+        if user not in known:
+            raise UsageError(
+                f"--user: the file has no state of {quote_backtick(user)}.{suggest(user, known)}"
+            )
     return tuple(users)
 
 
-def _check_stages(reader: StateReader, names: Sequence[str]) -> None:
-    """Reject a stage that has no state."""
-    stages = {key.stage for key, _, _ in reader.read_sizes()}
+def _check_stages(keys: Iterable[StateKey], names: Sequence[str]) -> None:
+    """Reject a stage that has none of some states."""
+    stages = {key.stage for key in keys}
     unknown = [name for name in names if not any(_is_named(each, name) for each in stages)]
     if unknown:
         raise UsageError(
@@ -225,6 +301,8 @@ def _show_file(reader: StateReader) -> None:
         facts["Saved"] = f"{min(saved):%Y-%m-%d %H:%M} to {max(saved):%Y-%m-%d %H:%M} UTC"
     if users:
         facts["Bytes of a user"] = _describe_sizes(users)
+    if isinstance(topic := config.pop(CHANGELOG_FACT, None), str):
+        facts["Changelog"] = f"topic {topic}, from which a run reads the states of users"
     facts["Offsets"] = format_count(len(offsets), "partition")
     facts["Outbox"] = f"{_count_entries(entries)}, {waiting:,} bytes"
     click.echo("\n".join(format_facts(facts.items())))

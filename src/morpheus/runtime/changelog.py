@@ -98,7 +98,13 @@ class StoredState(msgspec.Struct, frozen=True):
 
 
 class Changelog(Protocol):
-    """Where states go so that another process can take them over."""
+    """Where states go so that another process can take them over.
+
+    Attributes:
+        topic: Name of the topic.
+    """
+
+    topic: str
 
     def write(self, group: StateGroup) -> bool:
         """Write a group; return whether it is safe. If not, it is passed again."""

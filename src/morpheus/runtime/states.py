@@ -153,6 +153,8 @@ class SinkProgress(msgspec.Struct):
     position: dict[str, bytes] = msgspec.field(default_factory=dict)
 
 
+CHANGELOG_FACT = "changelog_topic"
+"""Fact of a file: the topic that the states of users are in, too. It binds the file to nothing."""
 _TABLES = (
     "meta (key TEXT PRIMARY KEY, value TEXT)",
     """states (stage TEXT, user TEXT, data BLOB, saved INTEGER, PRIMARY KEY (user, stage))
@@ -369,6 +371,14 @@ class SqliteStateStore:
                 return
             keys = [(_user_key(user),) for user in users]
             self._db.executemany("DELETE FROM states WHERE user = ?", keys)
+
+    def note_changelog(self, topic: str | None) -> None:
+        """Keep the name of the topic that the states of users are in, too; None for none."""
+        with self._translate_errors():
+            self._db.execute("DELETE FROM meta WHERE key = ?", [CHANGELOG_FACT])
+            if topic is not None:
+                values = CHANGELOG_FACT, json.dumps(topic)
+                self._db.execute("INSERT INTO meta VALUES (?, ?)", values)
 
     def remove_older(self, age: timedelta) -> list[str]:
         """Remove the states of users that no run has changed for some time.

@@ -124,6 +124,27 @@ def read_settings_file(path: str) -> dict[str, str]:
     return settings
 
 
+def open_changelog(
+    topic: str, bootstrap_servers: str, config_file: str | None, command: str
+) -> KafkaChangelog:
+    """Return a changelog topic for a command that is not a run.
+
+    Args:
+        topic: Name of the topic.
+        bootstrap_servers: Brokers, separated by commas.
+        config_file: File of settings of the client, if any.
+        command: The command, for messages.
+
+    Raises:
+        UsageError: The client is not installed, or the options are wrong.
+    """
+    require_client(command)
+    source = FromKafka(
+        bootstrap_servers=bootstrap_servers, kafka_config_file=config_file, changelog_topic=topic
+    )
+    return source.open_topic()
+
+
 def require_client(word: str) -> None:
     """Check that the client is installed.
 
