@@ -808,25 +808,25 @@ class VersionedStore:
         champion = self._open(stored)
         history = _list_history(manifest, stored)
         is_rollback = history.pop(0)[1]
-        walks = {
-            user: _Walk(user, self._find_user(champion, user).card, is_rollback)
+        searches = {
+            user: _RollbackSearch(user, self._find_user(champion, user).card, is_rollback)
             for user in sorted(users)
         }
         for earlier, is_rollback in history:
-            ways = [walk for walk in walks.values() if not walk.is_done]
-            if not ways:
+            pending = [search for search in searches.values() if not search.is_done]
+            if not pending:
                 break
             for version in self._open_intact([earlier]):
-                for walk in ways:
-                    walk.step(version, is_rollback)
-        missing = [user for user, walk in walks.items() if walk.found is None]
+                for search in pending:
+                    search.step(version, is_rollback)
+        missing = [user for user, search in searches.items() if search.found is None]
         if missing:
             raise UsageError(
                 f"{self.folder}: no version before {stored.number} has an earlier fingerprint of "
                 f"{missing[0]!r}. `morpheus models promote {self.folder}@VERSION "
                 f"--user={missing[0]}` selects one of another version."
             )
-        return {user: walk.found for user, walk in walks.items() if walk.found is not None}
+        return {user: search.found for user, search in searches.items() if search.found is not None}
 
     def rollback(self, users: Collection[str] | None = None, *, note: str = "") -> int:
         """Make the champion before this one the champion again, for all users or for some.
@@ -1534,8 +1534,8 @@ class NewVersion(msgspec.Struct, frozen=True):
     is_rollback: bool = False
 
 
-class _Walk(msgspec.Struct):
-    """The way back through the fingerprints of one user, from the champion.
+class _RollbackSearch(msgspec.Struct):
+    """The search for the fingerprint that a rollback of one user returns to, from the champion on.
 
     Attributes:
         user: The user.
