@@ -89,22 +89,44 @@ STRANGE_USERS = (
 )
 
 
-def test_any_users_are_apart_and_each_name_is_in_the_data_set_as_a_whole(tmp_path: Path) -> None:
-    folder = tmp_path / "out"
-    batches = [rows(user, 1 + n) for n, user in enumerate(STRANGE_USERS)]
+@pytest.mark.parametrize("ignores_case", [False, True])
+def test_any_users_are_apart_and_each_name_is_in_the_data_set_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, ignores_case: bool
+) -> None:
+    folder, users = tmp_path / "out", [*STRANGE_USERS]
+    if ignores_case:  # no file system in the tests does
+        monkeypatch.setattr(to_parquet, "ignores_case", lambda _: True)
+        users[:0] = ["ANN", "aNN", "N" * 64 + "n" * 64, "n" * 64 + "N" * 64, LONG.upper()]
+        users[-1:-1] = ["__hive_default_partition__"]
+    batches = [rows(user, 1 + n) for n, user in enumerate(users)]
     files = write(folder, *batches, partition_by=("user", "date"))
     names = {Path(file).parts[0] for file in files} - {"_SUCCESS"}
-    assert len(names) == len(STRANGE_USERS) - 1  # the last two have one folder, as in Hive
+    # Those like the name of no value have one folder, as in Hive.
+    without_value = sum(user is None or "hive" in user.lower() for user in users)
+    assert len(names) == len(users) - without_value + 1
     assert max(len(name) for name in names) < 255
+    if ignores_case:
+        assert len({name.lower() for name in names}) == len(names)
 
     back = pl.read_parquet(folder, hive_partitioning=True)
     assert back.height == sum(batch.table.height for batch in batches)
-    assert back["user"].n_unique() == len(names)
     options = PipelineOptions(userid_column_name="user", num_threads=1)
     source = FromCloudtrail(input_glob=str(folder), options=options)
     assert {batch.user: batch.table.height for batch in source.events(None, RunMetrics())} == {
         batch.user: batch.table.height for batch in batches
     }
+
+
+@pytest.mark.parametrize("ignores_case", [False, True])
+def test_capital_letters_are_escaped_only_where_case_is_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, ignores_case: bool
+) -> None:
+    if ignores_case:
+        monkeypatch.setattr(to_parquet, "ignores_case", lambda _: True)
+    [_, file] = write(tmp_path / "out", rows("Ann", 2), partition_by=("user",))
+    assert file == f"user={'%41nn' if ignores_case else 'Ann'}/part-00000.parquet"
+    back = pl.read_parquet(tmp_path / "out", hive_partitioning=True)
+    assert back["user"].to_list() == ["Ann", "Ann"]
 
 
 def test_duckdb_reads_a_folder_with_a_cut_name(tmp_path: Path) -> None:

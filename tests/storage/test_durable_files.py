@@ -384,3 +384,9 @@ def test_files_of_other_programs_machines_and_links_stay(
     start_cleanup()
     with TempFolder(tmp_path):
         assert not (tmp_path / foreign).exists()
+
+
+def test_whether_case_is_ignored_is_what_files_show_and_nothing_is_left(tmp_path):
+    (tmp_path / "a").touch()
+    assert atomic.ignores_case(tmp_path) == (tmp_path / "A").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -30,6 +30,7 @@ from morpheus.storage.atomic import (
     TempFolder,
     create_file,
     hold_folder,
+    ignores_case,
     make_folders,
     open_store,
     sync_folder,
@@ -56,6 +57,8 @@ TIME_KEYS = {"date": "%Y-%m-%d", "year": "%Y", "month": "%m", "day": "%d", "hour
 _KEY_COLUMN = "_partition_{}_"
 _ROW_GROUP_SIZE = 1 << 16  # fixed, so that the bytes do not depend on threads
 _PLAIN_CHARACTERS = " @+,"
+_CAPITAL = re.compile(r"%..|([A-Z])")
+"""A capital letter outside an escaped character."""
 _MAX_FOLDER_NAME = 200  # maximum bytes of a folder's name; file systems end at 255
 _CUT_FOLDER_NAME = 180  # with its hash, a cut name is longer than any whole name: no two are equal
 _HASH_DIGITS = 32
@@ -99,7 +102,7 @@ def _key_expr(frame: pl.DataFrame, user: str | None, key: str) -> pl.Expr:
 
 
 def split_by_partition(
-    frame: pl.DataFrame, keys: Sequence[str]
+    frame: pl.DataFrame, keys: Sequence[str], *, escapes_capitals: bool = False
 ) -> Iterator[tuple[str, pl.DataFrame]]:
     """Split rows by partition. Columns that the folder names contain are dropped.
 
@@ -108,6 +111,7 @@ def split_by_partition(
     Args:
         frame: Rows with partition values; see `add_partition_keys`.
         keys: Partition keys.
+        escapes_capitals: Whether the names of folders must differ in more than case.
 
     Yields:
         Relative folder and rows of each partition, in order of the partition values.
@@ -121,19 +125,27 @@ def split_by_partition(
         frame.partition_by(names, as_dict=True, maintain_order=True).items(),
         key=lambda item: tuple((value is None, str(value)) for value in item[0]),
     ):
-        folders = [_name_folder(key, value) for key, value in zip(keys, values, strict=True)]
+        folders = [
+            _name_folder(key, value, escapes_capitals=escapes_capitals)
+            for key, value in zip(keys, values, strict=True)
+        ]
         parts.setdefault("/".join(folder.name for folder in folders), []).append(rows)
     for path, frames in parts.items():
         rows = pl.concat(frames)
-        yield path, _drop_partition_columns(rows, keys)
+        yield path, _drop_partition_columns(rows, keys, escapes_capitals=escapes_capitals)
 
 
-def _drop_partition_columns(frame: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
+def _drop_partition_columns(
+    frame: pl.DataFrame, keys: Sequence[str], *, escapes_capitals: bool
+) -> pl.DataFrame:
     """Drop the columns whose values the names of the folders contain."""
     for number, key in enumerate(keys):
         values = frame.get_column(_KEY_COLUMN.format(number))
         frame = frame.drop(values.name)
-        if all(_name_folder(key, value).is_exact for value in values.unique()):
+        names = (
+            _name_folder(key, value, escapes_capitals=escapes_capitals) for value in values.unique()
+        )
+        if all(name.is_exact for name in names):
             frame = frame.drop(key, strict=False)
         elif key not in frame.columns:
             frame = frame.with_columns(values.alias(key))
@@ -152,26 +164,36 @@ class _FolderName(NamedTuple):
     is_exact: bool = True
 
 
-def _name_folder(key: str, value: str | None) -> _FolderName:
+def _name_folder(key: str, value: str | None, *, escapes_capitals: bool = False) -> _FolderName:
     """Return the name of the folder of a value. Values are from logs: no value fails.
 
     A long name is cut and ends with a hash. An empty text is no value: Hive and Spark cannot read a
-    folder with an empty one.
+    folder with an empty one. On a file system that ignores case, capital letters are escaped:
+    `Ann` and `ann` would be one folder. Readers get the same values.
     """
     start = f"{quote(key, safe='')}="
-    if not value or value == HIVE_NULL:
+    is_null = value == HIVE_NULL or (escapes_capitals and (value or "").upper() == HIVE_NULL)
+    if not value or is_null:
         return _FolderName(start + HIVE_NULL, is_exact=value is None)
-    name = start + quote(value, safe=_PLAIN_CHARACTERS)
+    name = start + _quote_value(value, escapes_capitals=escapes_capitals)
     if len(name) <= _MAX_FOLDER_NAME:
         return _FolderName(name)
     digest = sha256(value.encode()).hexdigest()[:_HASH_DIGITS]
-    return _FolderName(f"{_cut_quoted(start, value)}~{digest}", is_exact=False)
+    cut = _cut_quoted(start, value, escapes_capitals=escapes_capitals)
+    return _FolderName(f"{cut}~{digest}", is_exact=False)
 
 
-def _cut_quoted(start: str, value: str) -> str:
+def _quote_value(value: str, *, escapes_capitals: bool) -> str:
+    quoted = quote(value, safe=_PLAIN_CHARACTERS)
+    if not escapes_capitals:
+        return quoted
+    return _CAPITAL.sub(lambda found: f"%{ord(found[1]):02X}" if found[1] else found[0], quoted)
+
+
+def _cut_quoted(start: str, value: str, *, escapes_capitals: bool) -> str:
     """Add as many whole characters of a value as fit, so that readers can decode the name."""
     for character in value:
-        quoted = quote(character, safe=_PLAIN_CHARACTERS)
+        quoted = _quote_value(character, escapes_capitals=escapes_capitals)
         if len(start) + len(quoted) > _CUT_FOLDER_NAME:
             break
         start += quoted
@@ -197,7 +219,14 @@ def _list_parts(target: str) -> list[str]:
     return [path.relative_to(place).as_posix() for path in place.rglob("*.parquet")]
 
 
-def write_partitions(folder: Path, frame: pl.DataFrame, keys: Sequence[str], number: int) -> None:
+def write_partitions(
+    folder: Path,
+    frame: pl.DataFrame,
+    keys: Sequence[str],
+    number: int,
+    *,
+    escapes_capitals: bool = False,
+) -> None:
     """Write one file to each partition.
 
     Args:
@@ -205,8 +234,9 @@ def write_partitions(folder: Path, frame: pl.DataFrame, keys: Sequence[str], num
         frame: Rows with partition values; see `add_partition_keys`.
         keys: Partition keys.
         number: Number in the file names, unique within the dataset.
+        escapes_capitals: Whether the names of folders must differ in more than case.
     """
-    for partition, rows in split_by_partition(frame, keys):
+    for partition, rows in split_by_partition(frame, keys, escapes_capitals=escapes_capitals):
         path = folder / partition / _part_name(number)
         make_folders(path.parent)
         with create_file(path) as file:
@@ -314,7 +344,9 @@ class ToParquet(Sink):
     first rows decide the columns. The running number is not written.
 
     A value of more than about 200 characters is cut in the name of its folder, which then ends with
-    `~` and a hash. The files in that folder keep the column with the whole value.
+    `~` and a hash. The files in that folder keep the column with the whole value. On a file system
+    that ignores case, as on macOS, capital letters are escaped, so that no two values share a
+    folder: `user=%41nn`. Readers see `Ann`.
 
     Example: `to-parquet --folder=detections/ --partition_by=date`
     """
@@ -375,7 +407,15 @@ class ToParquet(Sink):
         if context.position is not None:
             return self._open_durable(context, context.position)
         folder = context.resources.enter_context(atomic_dataset(self.folder))
-        return _PartitionWriter(folder, self.partition_by)
+        escapes = self._ignores_case(folder)
+        return _PartitionWriter(folder, self.partition_by, escapes_capitals=escapes)
+
+    def _ignores_case(self, *folders: Path) -> bool:
+        """Return whether the names of partitions must differ in more than case."""
+        if not self.partition_by:
+            return False
+        with _translate_write_errors(self.folder):
+            return any(map(ignores_case, folders))
 
     def _check_empty(self) -> None:
         if _is_not_empty(self.folder) and not self.overwrite:
@@ -403,7 +443,18 @@ class ToParquet(Sink):
         stale = [name for name in _list_parts(self.folder) if _part_number(name) >= first]
         store.remove(stale)
         folder = context.resources.enter_context(SpillDir()).folder
-        return _PartitionWriter(folder, self.partition_by, files_written=first, store=store)
+        places = [folder]
+        if not is_object_url(self.folder):
+            with _translate_write_errors(self.folder):
+                make_folders(Path(self.folder))
+            places.append(Path(self.folder))
+        return _PartitionWriter(
+            folder,
+            self.partition_by,
+            files_written=first,
+            store=store,
+            escapes_capitals=self._ignores_case(*places),
+        )
 
     def process(self, batch: OutputRows, state: _PartitionWriter) -> Iterator[OutputRows]:
         """Write the rows of a batch."""
@@ -441,6 +492,7 @@ class _PartitionWriter(msgspec.Struct):
     files_written: int = 0
     store: Store | None = None
     published: float = msgspec.field(default_factory=time.monotonic)
+    escapes_capitals: bool = False
 
     def add(self, batch: OutputRows) -> None:
         """Add rows. The files do not depend on how rows are cut into batches."""
@@ -495,7 +547,13 @@ class _PartitionWriter(msgspec.Struct):
             named.drop(values).write_parquet(file)
 
     def _write_files(self, frame: pl.DataFrame) -> None:
-        write_partitions(self.folder, frame, self.keys, self.files_written)
+        write_partitions(
+            self.folder,
+            frame,
+            self.keys,
+            self.files_written,
+            escapes_capitals=self.escapes_capitals,
+        )
         self.files_written += 1
 
 

@@ -132,6 +132,16 @@ def make_folders(folder: Path) -> None:
         sync_folder(place.parent)
 
 
+def ignores_case(folder: Path) -> bool:
+    """Return whether names in a folder that differ in case alone are of one file.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    with TempFolder(folder, "Case") as made:
+        return made.with_name(made.name.swapcase()).exists()
+
+
 def sync_folder(folder: Path) -> None:
     """Write a folder's list of names to disk, so that a rename in it survives power loss.
 
