@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -429,6 +430,53 @@ def test_a_sink_goes_on_if_others_of_its_kind_are_added_and_removed(
     case.run(tmp_path, 7, *((new, kept) if is_new_first else (kept, new)))
     case.run(tmp_path, FILES, kept)
     check(case, tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_an_output_is_the_same_however_it_is_typed_and_in_whatever_folder(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_old: bool
+) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path)
+    whole = tmp_path / "rows.csv"
+    names = ["rows.csv", "sub/../rows.csv", str(whole), whole.as_uri(), "link/rows.csv"]
+    for files, name in enumerate(names, 1):
+        monkeypatch.chdir(tmp_path)
+        case.run(tmp_path, files, ToFile(filename=name))
+        if is_old:  # a state of an earlier version
+            with sqlite3.connect(tmp_path / "state.db") as db:
+                db.execute("DELETE FROM positions WHERE name = '@writes_to'")
+    if not is_old:
+        monkeypatch.chdir(tmp_path / "sub")
+        case.run(tmp_path, files + 1, ToFile(filename="../rows.csv"))
+    monkeypatch.chdir(tmp_path)
+    case.run(tmp_path, FILES, ToFile(filename="rows.csv"))
+    check(case, whole)
+
+
+def test_the_same_name_in_another_folder_is_another_output(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    case.run(tmp_path, 3, ToFile(filename="rows.csv"))
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
+    case.run(tmp_path, 5, ToFile(filename="rows.csv"))
+    rows = EVENTS * len(USERS)
+    assert read(tmp_path / "rows.csv").height == 3 * rows
+    assert read(tmp_path / "sub" / "rows.csv").height == 2 * rows
+
+
+def test_a_run_that_is_rejected_does_not_forget_the_outputs_before(
+    case: Case, tmp_path: Path
+) -> None:
+    output, other = tmp_path / "rows.csv", tmp_path / "other.csv"
+    other.write_text("mine\n")
+    case.run(tmp_path, 3, ToFile(filename=str(output)))
+    with pytest.raises(UsageError, match="there is a file"):
+        case.run(tmp_path, 5, ToFile(filename=str(other)))
+    case.run(tmp_path, FILES, ToFile(filename=str(output)))
+    check(case, output)
 
 
 def test_what_a_killed_run_has_written_after_its_checkpoint_is_cut(tmp_path: Path) -> None:

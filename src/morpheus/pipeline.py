@@ -842,6 +842,10 @@ def _start_workers(
         if store is not None and progress is not None:
             store.save_sink(worker.key, worker.place, progress)
             store.commit()
+    if store is not None:
+        from morpheus.runtime.stream import drop_former_sinks  # noqa: PLC0415 - most inputs end
+
+        drop_former_sinks(store, workers)
 
 
 def _find_position(store: SqliteStateStore | None) -> tuple[dict[str, bytes], list[bytes]]:

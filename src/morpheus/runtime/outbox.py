@@ -7,6 +7,7 @@ own, so that a sink that is slow or down stops neither the run nor the other sin
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from io import BytesIO
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -270,6 +272,48 @@ def _name_sink(sink: Sink, counts: Counter[tuple[str, ...]]) -> str:
     words = (sink.name, *map(str, places))
     counts[words] += 1
     return " ".join([f"{sink.name}#{counts[words]}", *words[1:]])
+
+
+def list_places(sink: Sink) -> list[str]:
+    """Return where a sink writes to, with full paths."""
+    outputs = sink.outputs()
+    files = [*(outputs.files or outputs.folders), *outputs.data_sets]
+    places = [
+        os.path.normpath(place.absolute()) if isinstance(place, Path) else str(place).rstrip("/")
+        for place in files
+    ]
+    return [*places, *outputs.destinations]
+
+
+def find_sink_key(key: str, places: Sequence[str], known: Mapping[str, SinkProgress]) -> str:
+    """Return the key that a sink has in a state file, however its output was typed before.
+
+    Args:
+        key: Its key by the present command.
+        places: Where it writes to; see `list_places`.
+        known: The sinks in the state file.
+    """
+    name = key.partition(" ")[0]
+    for other, progress in known.items():
+        other_name, _, typed = other.partition(" ")
+        if other_name != name:
+            continue
+        before = progress.places
+        if before is None:
+            if other == key:
+                return key
+            before = [typed if "://" in typed else os.path.normpath(Path(typed).absolute())]
+        if len(before) == len(places) and all(map(_is_same_place, before, places)):
+            return other
+    # Another output was typed like that, in another working directory.
+    return " ".join([name, *places]) if key in known else key
+
+
+def _is_same_place(one: str, other: str) -> bool:
+    if one == other:
+        return True
+    is_url = "://" in one or "://" in other
+    return not is_url and os.path.realpath(one) == os.path.realpath(other)
 
 
 class SinkWorker(msgspec.Struct):

@@ -147,10 +147,16 @@ class SinkProgress(msgspec.Struct):
     Attributes:
         delivered: Number of the last entry that it has taken.
         position: What it needs in order to go on there; see `Sink.sync`.
+        places: Where it writes to, with the full paths; None in a state of earlier versions.
     """
 
     delivered: int = 0
     position: dict[str, bytes] = msgspec.field(default_factory=dict)
+    places: list[str] | None = None
+
+
+_WRITES_TO = "@writes_to"
+"""Name under which the places of a sink are saved with its position."""
 
 
 CHANGELOG_FACT = "changelog_topic"
@@ -295,12 +301,14 @@ class SqliteStateStore:
             rows = self._db.execute("SELECT sink, delivered FROM sinks")
             sinks = {sink: SinkProgress(delivered) for sink, delivered in rows}
             for sink, name, data in self._db.execute("SELECT sink, name, data FROM positions"):
-                if sink in sinks:
+                if sink in sinks and name == _WRITES_TO:
+                    sinks[sink].places = msgspec.json.decode(self._check(data), type=list[str])
+                elif sink in sinks:
                     sinks[sink].position[name] = self._check(data)
             return sinks
 
     def save_sink(self, sink: str, place: str, progress: SinkProgress) -> None:
-        """Save how far a sink has come; of its position, only what has changed."""
+        """Save how far a sink has come; of its position and its places, only what has changed."""
         with self._translate_errors():
             row = (sink, place, progress.delivered)
             self._db.execute("INSERT OR REPLACE INTO sinks VALUES (?, ?, ?)", row)
@@ -308,7 +316,12 @@ class SqliteStateStore:
             "positions (sink, name, data)",
             "positions WHERE sink = ? AND name = ?",
             (sink,),
-            progress.position,
+            progress.position
+            | (
+                {}
+                if progress.places is None
+                else {_WRITES_TO: msgspec.json.encode(progress.places)}
+            ),
         )
 
     def remove_sink(self, sink: str) -> None:

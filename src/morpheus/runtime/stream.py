@@ -25,7 +25,13 @@ from morpheus.errors import TransientError
 from morpheus.runtime.chain import Chain
 from morpheus.runtime.changelog import Changelog, PlacedPartition, StateGroup
 from morpheus.runtime.local import encode_source, restore_source
-from morpheus.runtime.outbox import Outbox, SinkWorker, divide_tail
+from morpheus.runtime.outbox import (
+    Outbox,
+    SinkWorker,
+    divide_tail,
+    find_sink_key,
+    list_places,
+)
 from morpheus.runtime.states import SinkProgress, SqliteStateStore
 from morpheus.sources.source_state import PartitionState
 
@@ -482,12 +488,28 @@ def open_outbox_tail(
     Args:
         tail: The stages after the keyed ones.
         names: Their names.
-        store: The state file. What it has of sinks that are gone is removed.
+        store: The state file.
     """
     outbox = Outbox(store)
     stages, sinks = divide_tail(tail, names, outbox)
+    store.commit()  # readers of the outbox see what is committed
     known = store.load_sinks()
-    for key in known.keys() - {key for key, _, _ in sinks}:
+    workers = []
+    for typed, place, sink in sinks:
+        places = list_places(sink)
+        key = find_sink_key(typed, places, known)
+        progress = known.get(key, SinkProgress())
+        if progress.places != places:
+            progress.places = places
+            store.save_sink(key, place, progress)
+        context = StageContext(unbounded=True, resources=ExitStack())
+        workers.append(SinkWorker(key, place, sink, context, store.open_reader, progress))
+    return stages, outbox, workers
+
+
+def drop_former_sinks(store: SqliteStateStore, workers: Sequence[SinkWorker]) -> None:
+    """Remove what a state file has of sinks that are gone, once all others have been opened."""
+    for key in store.load_sinks().keys() - {worker.key for worker in workers}:
         undelivered = store.count_undelivered(key)
         if undelivered:
             logger.warning(
@@ -496,13 +518,4 @@ def open_outbox_tail(
                 *(undelivered, key),
             )
         store.remove_sink(key)
-    workers = []
-    for key, place, sink in sinks:
-        progress = known.get(key)
-        if progress is None:
-            progress = SinkProgress()
-            store.save_sink(key, place, progress)
-        context = StageContext(unbounded=True, resources=ExitStack())
-        workers.append(SinkWorker(key, place, sink, context, store.open_reader, progress))
-    store.commit()  # readers of the outbox see what is committed
-    return stages, outbox, workers
+    store.commit()
