@@ -2,6 +2,8 @@
 
 import json
 import logging
+from contextlib import suppress
+from itertools import chain, repeat
 
 import pytest
 
@@ -224,6 +226,65 @@ def test_retries_end_with_the_total_time_even_if_the_receiver_asks_for_more():
         delivery.send(make_events(1), at_once=True)
     assert clock.slept == [40.0, 40.0]
     assert allowed == [100.0, 60.0, 20.0]
+
+
+def deliver_in_silence(answers, number, *, dead_letters=None, silence_limit=60.0):
+    """Deliver batches to a receiver that takes 30 seconds for no answer; return what it took."""
+    clock, stats = FakeClock(), DeliveryStats()
+    rules = chain(answers, repeat(answers[-1]))
+
+    def answer(events):
+        rule = next(rules)
+        if rule is not None:
+            return rule(events)
+        clock.slept.append(30.0)
+        return busy(events, "no answer", silent=True)
+
+    receiver = Receiver(answer)
+    send = receiver.send
+    receiver.send = lambda events, _: send(events)
+    delivery = Delivery(
+        "to-http",
+        receiver,
+        stats,
+        batch_size=3,
+        retry_policy=RetryPolicy(9, 1.0, 60.0),
+        dead_letters=dead_letters,
+        clock=Clock(clock.now, clock.sleep, lambda: sum(clock.slept)),
+        total_timeout=300.0,
+        silence_limit=silence_limit,
+    )
+    with suppress(TransientError), delivery.open():
+        for start in range(number):
+            delivery.send(make_events(3, 3 * start), at_once=True)
+        delivery.finish()
+    return stats, sum(clock.slept)
+
+
+@pytest.mark.parametrize("number", [1, 40])
+def test_a_receiver_that_never_answers_holds_a_run_up_for_a_bounded_time(tmp_path, number):
+    stats, seconds = deliver_in_silence([None], number)
+    assert (seconds, stats.accepted) == (61.0, 0)
+    letters = DeadLetterFile(tmp_path / "letters.jsonl")
+    stats, seconds = deliver_in_silence([None], number, dead_letters=letters)
+    assert seconds <= 91.0
+    assert stats.unsent == stats.received == 3 * number
+    assert len(letters.path.read_text().splitlines()) == 3 * number
+    assert "no answer" in stats.error_message
+
+
+def test_a_receiver_that_answers_late_or_is_busy_gets_all_retries():
+    assert deliver_in_silence([None, accept], 1)[0].accepted == 3
+    stats, seconds = deliver_in_silence([None, busy, None, None, accept], 1)
+    assert (stats.accepted, seconds) == (3, 30 * 3 + 1 + 2 + 4 + 8)
+    assert deliver_in_silence([None], 1, silence_limit=None)[1] > 200
+
+
+def test_events_that_were_kept_in_a_silence_are_sent_at_the_end(tmp_path):
+    letters = DeadLetterFile(tmp_path / "letters.jsonl")
+    stats, _ = deliver_in_silence([None, None, accept], 5, dead_letters=letters)
+    assert (stats.accepted, stats.error_message) == (15, "")
+    assert not letters.path.exists()
 
 
 def test_a_clock_that_is_set_does_not_end_retries():

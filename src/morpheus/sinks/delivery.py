@@ -8,6 +8,7 @@ recognise one that is sent twice: delivery is at least once.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections import deque
@@ -86,6 +87,7 @@ class SendResult(msgspec.Struct, frozen=True):
         fatal: A retry would not help: a person must fix something.
         split_reason: Why the receiver rejected all events together, when it may accept fewer at a
             time; else empty.
+        silent: The receiver did not answer in time.
     """
 
     rejected: Mapping[int, str] = msgspec.field(default_factory=dict)
@@ -93,6 +95,7 @@ class SendResult(msgspec.Struct, frozen=True):
     retry_after: float = 0.0
     fatal: bool = False
     split_reason: str = ""
+    silent: bool = False
 
     @classmethod
     def from_failure(
@@ -102,10 +105,11 @@ class SendResult(msgspec.Struct, frozen=True):
         *,
         retry_after: float = 0.0,
         fatal: bool = False,
+        silent: bool = False,
     ) -> Self:
         """Return the result that no event was accepted, for a reason that is not theirs."""
         retryable = dict.fromkeys(range(len(events)), reason)
-        return cls(retryable=retryable, retry_after=retry_after, fatal=fatal)
+        return cls(retryable=retryable, retry_after=retry_after, fatal=fatal, silent=silent)
 
 
 class Transport(Protocol):
@@ -392,6 +396,9 @@ class Delivery:
             retries are exhausted ends the run.
         clock: Tells the time.
         total_timeout: Seconds to send events, with all retries and waits; None for no limit.
+        silence_limit: Seconds after which events are not sent again to a receiver that has not
+            answered at all; None for no limit. Events that come in the next seconds, as many, are
+            not sent at once, but kept.
     """
 
     def __init__(  # noqa: PLR0913 - what a delivery is made of
@@ -405,6 +412,7 @@ class Delivery:
         dead_letters: DeadLetterQueue | None = None,
         clock: Clock | None = None,
         total_timeout: float | None = None,
+        silence_limit: float | None = None,
     ) -> None:
         self.stage, self.transport, self.stats = stage, transport, stats
         self.batch_size, self.retry_policy, self.dead_letters = (
@@ -413,7 +421,8 @@ class Delivery:
             dead_letters,
         )
         self.clock = clock or Clock()
-        self.total_timeout = total_timeout
+        self.total_timeout, self.silence_limit = total_timeout, silence_limit
+        self._silent_until = -math.inf
         self._kept = 0
         self._replaying = False
         self._buffer: list[OutboundEvent] = []
@@ -457,6 +466,7 @@ class Delivery:
 
     def finish(self) -> None:
         """Deliver the events that wait, and those that were kept in this run."""
+        self._silent_until = -math.inf  # one try at the end: the receiver may answer again
         self._flush(0)
         self._retry_kept()
         self.stats.error_message = self._make_error_message()
@@ -535,8 +545,13 @@ class Delivery:
 
     def _deliver(self, events: list[OutboundEvent]) -> None:
         """Deliver events with retries. Once retries were exhausted, batches get one attempt."""
+        if self._is_silent():
+            self._handle_exhausted([(event, self.stats.first_error) for event in events])
+            return
         retries = 0 if self._circuit_open else self.retry_policy.max_retries
-        end = None if self.total_timeout is None else self.clock.elapsed() + self.total_timeout
+        start = self.clock.elapsed()
+        end = None if self.total_timeout is None else start + self.total_timeout
+        limit = self.silence_limit or math.inf
         for attempt in range(retries + 1):
             result = self._send(events, end)
             if result.split_reason:
@@ -549,12 +564,20 @@ class Delivery:
             failed = [(events[position], reason) for position, reason in result.retryable.items()]
             events = [event for event, _ in failed]
             delay = self.retry_policy.delay(attempt, result.retry_after)
-            is_late = end is not None and self.clock.elapsed() + delay >= end
+            limit = limit if result.silent else math.inf
+            is_late = self.clock.elapsed() + delay >= min(end or math.inf, start + limit)
             if result.fatal or attempt == retries or is_late:
                 break
             self._wait_before_retry(delay, failed[0][1])
         self._circuit_open = True
+        if result.silent and self.silence_limit is not None:
+            self._silent_until = self.clock.elapsed() + self.silence_limit
         self._handle_exhausted(failed)
+
+    def _is_silent(self) -> bool:
+        """Return whether the receiver has not answered shortly before: each try takes long."""
+        is_kept = self.dead_letters is not None
+        return is_kept and self._circuit_open and self.clock.elapsed() < self._silent_until
 
     def _send(self, events: list[OutboundEvent], end: float | None) -> SendResult:
         if end is None:

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_RESPONSE_BYTES = 1 << 24  # bytes of a response that are read
+SILENCE_SECONDS = 60.0  # until a server that does not answer at all gets no retry
 LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -58,10 +59,11 @@ class RequestError(Exception):
     Args:
         reason: The reason, for a message.
         fatal: A retry would not help.
+        silent: No answer came in time.
     """
 
-    def __init__(self, reason: str, *, fatal: bool = False) -> None:
-        self.fatal = fatal
+    def __init__(self, reason: str, *, fatal: bool = False, silent: bool = False) -> None:
+        self.fatal, self.silent = fatal, silent
         super().__init__(reason)
 
 
@@ -139,7 +141,9 @@ class HttpClient:
             answer = answers.get(timeout=max(0.0, seconds))
         except Empty as error:
             vars(self).pop("_pool", None)  # its connections are still in use
-            raise RequestError(f"no whole answer within {seconds:.3g} seconds") from error
+            raise RequestError(
+                f"no whole answer within {seconds:.3g} seconds", silent=True
+            ) from error
         if isinstance(answer, BaseException):
             raise answer
         return answer
@@ -237,8 +241,11 @@ def _translate_request_error(error: Exception, timeout: float) -> RequestError:
         cause = inner
     if isinstance(cause, ssl.SSLCertVerificationError):
         return RequestError(f"its certificate is not trusted: {cause.verify_message}", fatal=True)
+    if isinstance(error, exceptions.ReadTimeoutError):
+        reason = f"it accepts connections, but there is no answer within {timeout:g} seconds"
+        return RequestError(reason, silent=True)
     if isinstance(cause, TimeoutError):
-        return RequestError(f"no answer within {timeout:g} seconds")
+        return RequestError(f"no answer within {timeout:g} seconds", silent=True)
     reason = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
     through = " from the proxy" if isinstance(error, exceptions.ProxyError) else ""
     return RequestError(f"no answer{through}: {reason}")
@@ -495,7 +502,9 @@ class HttpTransport(msgspec.Struct, frozen=True):
         try:
             response = self.client(body, self.endpoint.content_type(self.format), seconds)
         except RequestError as error:
-            return SendResult.from_failure(events, str(error), fatal=error.fatal)
+            return SendResult.from_failure(
+                events, str(error), fatal=error.fatal, silent=error.silent
+            )
         status = response.status
         reason = f"{response}{self.endpoint.explain(response)}"
         if HTTP_OK <= status < HTTP_OK_END:
@@ -619,7 +628,8 @@ class ToHttp(Sink):
     total_timeout_secs: float = option(
         300.0,
         "Seconds for a request with all its retries and waits. After that its events count as not "
-        "accepted.",
+        "accepted. If there is no answer at all and the input has an end, retries end after a "
+        "minute.",
         min=0.001,
     )
     dead_letters: str | None = option(
@@ -708,6 +718,7 @@ class ToHttp(Sink):
             dead_letters=open_dlq(self.dead_letters),
             clock=self.clock,
             total_timeout=self.total_timeout_secs,
+            silence_limit=None if self.options.unbounded else SILENCE_SECONDS,
         )
 
     def _make_client(self) -> HttpClient:
