@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
+import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -367,3 +370,34 @@ def test_a_struct_of_an_explanation_has_a_field_for_everything_in_the_json() -> 
     assert isinstance(kind, pl.Struct)
     names = {each.encode_name for each in msgspec.structs.fields(Explanation)}
     assert set(kind.to_schema()) == names
+
+
+@pytest.mark.parametrize("way", ["pickle", "copy", "deepcopy"])
+@pytest.mark.parametrize("saved", [False, True], ids=["trained", "loaded"])
+def test_a_copy_scores_as_the_original_which_may_be_gone(tmp_path, way, saved):
+    frame = people()
+    models = train(epochs=1)
+    if saved:
+        models.save(tmp_path / "models")
+        models = Fingerprints.load(tmp_path / "models", user="who", time="at")
+    expected = models.score(frame)
+    make = {"pickle": pickle.dumps, "copy": copy.copy, "deepcopy": copy.deepcopy}[way]
+    made = make(models)
+    del models
+    gc.collect()
+    again = pickle.loads(made) if way == "pickle" else made  # noqa: S301 - made here
+    assert again.score(frame).equals(expected)
+    assert again.users == ["ann", "bob"]
+    second = pickle.loads(pickle.dumps(again))  # noqa: S301 - made here
+    assert second.score(frame).equals(expected)
+
+
+def test_a_pickle_names_its_store_whatever_the_folder_it_is_read_in(tmp_path, monkeypatch):
+    train(epochs=1).save(tmp_path / "models")
+    monkeypatch.chdir(tmp_path)
+    made = pickle.dumps(Fingerprints.load("models", user="who", time="at"))
+    monkeypatch.chdir("/")
+    assert len(pickle.loads(made)) == 2  # noqa: S301 - made here
+    shutil.rmtree(tmp_path / "models")
+    with pytest.raises(UsageError, match=r"models: has no versions\."):
+        pickle.loads(made)  # noqa: S301 - made here

@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from os import PathLike, fspath
-from typing import Any, overload
+from typing import Any, Self, overload
 
 import polars as pl
 
@@ -51,7 +51,7 @@ from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
 from morpheus.stages.infer import InfPytorch, Preprocess
 from morpheus.stages.train_ae import TrainAe
-from morpheus.storage.atomic import TempFolder
+from morpheus.storage.atomic import LocalStore, TempFolder, make_folders
 from morpheus.text import format_count, quote_backtick, suggest
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,9 @@ class UnknownUserError(UsageError, KeyError):
 class Fingerprints:
     """The trained models of the users of a frame. Create it with `train` or `load`.
 
-    `len` counts the users, and `fingerprints[user]` is the card of a user's model.
+    `len` counts the users, and `fingerprints[user]` is the card of a user's model. A copy is the
+    same object, because nothing in it changes. A pickle has the models, if they were not loaded
+    from a store; or else it names the store, which must exist where the pickle is read.
 
     Methods accept frames of pandas, of Polars, of pyarrow, and of any library with
     `__arrow_c_stream__`. They return a frame of the same kind (Polars for other libraries) with one
@@ -118,6 +120,7 @@ class Fingerprints:
     time: str
     store: ModelVersion
     key_file: str | None = None
+    _folder: TempFolder | None = field(default=None, repr=False)
 
     @classmethod
     def train(  # noqa: PLR0913 - keyword options of training
@@ -176,13 +179,37 @@ class Fingerprints:
         try:
             metrics = Pipeline([source, trainer], options).run()
             names = log.options.userid_column_name, log.options.timestamp_column_name
-            fingerprints = cls(*names, open_models(str(folder)))
+            fingerprints = cls._from_folder(*names, temp_folder)
             _check_trained(fingerprints.store, metrics)
         except BaseException:  # an interrupt, too, must not leave the folder
             temp_folder.close()
             raise
-        weakref.finalize(fingerprints, temp_folder.close)
         return fingerprints
+
+    @classmethod
+    def _from_folder(cls, user: str, time: str, folder: TempFolder) -> Fingerprints:
+        """Return the models in a folder that is removed when nothing needs them any more."""
+        store = open_models(str(folder.path))
+        weakref.finalize(store, folder.close)
+        return cls(user, time, store, None, folder)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _: object) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        if self._folder is not None:
+            root = self._folder.path
+            paths = [path for path in sorted(root.rglob("*")) if path.is_file()]
+            files = {str(path.relative_to(root)): path.read_bytes() for path in paths}
+            return _unpack, (self.user, self.time, files)
+        folder = self.store.folder
+        if isinstance(folder, LocalStore):
+            folder = LocalStore(folder.path.absolute())
+        location = f"{folder}@{self.store.number}"
+        return _reopen, (self.user, self.time, location, self.key_file)
 
     @classmethod
     def load(
@@ -405,6 +432,34 @@ class Fingerprints:
 
 def _number_rows(frame: pl.DataFrame) -> pl.Series:
     return pl.int_range(frame.height, eager=True)
+
+
+def _unpack(user: str, time: str, files: Mapping[str, bytes]) -> Fingerprints:
+    """Return fingerprints whose models a pickle has.
+
+    Raises:
+        ModelCorruptedError: A file is damaged.
+    """
+    folder = TempFolder()
+    try:
+        for name, content in files.items():
+            path = folder.path / name
+            make_folders(path.parent)
+            path.write_bytes(content)
+        return Fingerprints._from_folder(user, time, folder)  # noqa: SLF001 - a part of the class
+    except BaseException:
+        folder.close()
+        raise
+
+
+def _reopen(user: str, time: str, location: str, key_file: str | None) -> Fingerprints:
+    """Return fingerprints whose store a pickle names.
+
+    Raises:
+        ModelCorruptedError: There is no such store here, or it is damaged.
+        UsageError: The version is gone, or the key is wrong or missing.
+    """
+    return Fingerprints(user, time, open_models(location, read_key(key_file)), key_file)
 
 
 def _check_trained(store: ModelStore, metrics: RunMetrics) -> None:
