@@ -175,7 +175,16 @@ def test_promote_and_rollback_for_one_user_make_a_version(store):
     assert "Champion: version 3 -> version 1 for 1 user" in result.output
     assert opened.load("ann").card.events == 400
     assert opened.versions()[-1].note == "too noisy"
-    failed(models("promote", store, "--user=bobby"), 2, "version 2 has no fingerprint of `bobby`")
+    text = "version 2 has no fingerprint of `bobby`. Did you mean `bob`?"
+    failed(models("promote", store, "--user=bobby"), 2, text)
+    failed(models("show", f"{store}@2", "--user=bobby"), 2, text)
+
+
+def test_promoting_what_the_champion_has_makes_no_version(store):
+    for users in (("--user=bob",), ("--user=ann", "--user=bob")):
+        result = models("promote", f"{store}@1", *users)
+        assert "version 1 is the champion" in result.output
+    assert [each.number for each in VersionedStore.open(store).versions()] == [1, 2]
 
 
 def test_prune_removes_only_with_delete(store, two):

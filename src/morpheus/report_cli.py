@@ -235,12 +235,18 @@ def open_folder(
 ) -> tuple[ReportRequest, Sequence[Path], RunCounts | None]:
     """Replace a folder of results by its files, its models, and what its status file says.
 
+    A file that is given twice is read once.
+
     Returns:
         The request, the files, and the counts of the run; None without a status file.
 
     Raises:
         UsageError: The folder has no results.
     """
+    unique: dict[Path, Path] = {}
+    for path in files:
+        unique.setdefault(path.resolve(), path)
+    files = list(unique.values())
     if len(files) != 1 or not files[0].is_dir():
         return request, files, None
     [folder] = files

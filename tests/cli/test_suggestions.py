@@ -156,3 +156,20 @@ def test_a_path_that_exists_is_not_its_own_suggestion(tmp_path: Path) -> None:
     assert suggest_path(tmp_path / "logs") == ""
     (tmp_path / "logs.json").touch()
     assert suggest_path(tmp_path / "logs") == f" Did you mean `{tmp_path / 'logs.json'}`?"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("state", "export", "state.db", "--filename=data"),
+        ("tools", "replay", INPUT, "--output_format=csv", "--filename=data"),
+        ("tools", "suppress", "verdicts.json", "--filename=data"),
+    ],
+)
+def test_a_folder_in_place_of_an_output_file_is_wrong_usage_at_once(
+    folder: Path, run: Run, words: tuple[str, ...]
+) -> None:
+    assert folder.is_dir()
+    done = run(*words)
+    assert done.returncode == 2
+    assert "--filename: `data` is a folder. Give a file in it" in done.stderr

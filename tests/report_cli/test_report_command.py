@@ -97,6 +97,15 @@ def test_techniques_that_replay_did_not_catch_are_detection_gaps(tmp_path, model
     assert not any("replayed" in spot for spot in weak["bob"])
 
 
+def test_a_file_that_is_given_twice_is_read_once(tmp_path, monkeypatch):
+    file = write_output(tmp_path / "out.csv", normal_events())
+    more = write_output(tmp_path / "more.csv", normal_events())
+    (tmp_path / "link.csv").symlink_to(file)
+    monkeypatch.chdir(tmp_path)
+    twice = build_report(ReportRequest(), [file, Path("out.csv"), Path("link.csv"), more])
+    assert twice.account.read == build_report(ReportRequest(), [file, more]).account.read
+
+
 def published(folder, *users, column="username", everyone=False, times=1):
     """A model store whose fingerprints have been published some times."""
     facts = ModelFacts(InputSpec("", column, ()))

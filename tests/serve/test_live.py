@@ -1,8 +1,10 @@
 import json
 
 import msgspec
+import pytest
 
 from live_rows import DAY, append, row
+from morpheus.errors import UsageError
 from morpheus.models.profile import ModelCard
 from morpheus.models.store import ModelStore
 from morpheus.report.view import RunCounts
@@ -131,6 +133,15 @@ def test_the_user_column_can_be_chosen(tmp_path):
     assert users_of(page_of(LiveReport(tmp_path))) in (["ann", None], [None, "ann"])
 
 
+def test_a_user_column_that_no_row_has_is_rejected_once_there_are_rows(tmp_path):
+    LiveReport(tmp_path, "persn").check(None)
+    append(tmp_path / "a.jsonl", row("ann", person="ann"))
+    with pytest.raises(UsageError, match=r"have no column `persn`. Did you mean `person`\?"):
+        LiveReport(tmp_path, "persn").check(None)
+    for column in ("person", "", "@actor"):
+        LiveReport(tmp_path, column).check(None)
+
+
 def test_days_of_incidents_are_those_of_the_given_time_zone(tmp_path):
     append(tmp_path / "a.jsonl", row("ann", 21 * 3600), row("ann", 23 * 3600))
     assert users_of(page_of(LiveReport(tmp_path))) == ["ann"]
@@ -146,7 +157,7 @@ def test_a_store_without_a_user_of_the_rows_is_warned_about(tmp_path, caplog):
     for users in (("ann", "bob"), ("ann",)):
         store = ModelStore(tmp_path, {u: ModelCard(u, 400, 90, "", "", 3, 0) for u in users})
         live = LiveReport(tmp_path, store=store)
-        live.warn_other_store("models")
+        live.check("models")
         assert ("such as `bob`; it has `ann`" in caplog.text) == (len(users) == 1)
 
 

@@ -50,6 +50,7 @@ from morpheus.report_cli import ReportRequest, find_models, write_report
 from morpheus.runtime.states import SqliteStateStore
 from morpheus.seasonality.detector import parse_duration
 from morpheus.sinks.formats import encode_csv_header, write_csv_rows, write_json_rows
+from morpheus.sinks.to_file import validate_output
 from morpheus.sources.pseudonyms import PseudonymKey, check_key_id, is_pseudonym
 from morpheus.sources.time_range import check_timezone
 from morpheus.storage.atomic import TempFolder, atomic_write, create_file, sync_folder
@@ -134,8 +135,7 @@ def _run_server(options: ServeOptions, folder: Path) -> None:
         *(folder, options.userid_column_name, options.alerts_per_day, store),
         timezone=options.timezone,
     )
-    if models is not None:
-        live.warn_other_store(models)
+    live.check(models)
     serve(live, port=options.port, with_token=options.token, on_listening=_print_address)
 
 
@@ -269,6 +269,8 @@ TOTAL_LABEL = "all"
 
 def _run_replay_command(config: ReplayConfig) -> None:
     kind = _choose_trial_format(config)
+    if config.filename is not None:
+        validate_output(config.filename, overwrite=True, stage_name="morpheus tools replay")
     with interruptible(), show_progress() as on_step:
         batches, metrics = run_replay(config, on_step=on_step)
     result = evaluate(batches, config.alerts_per_day)

@@ -44,7 +44,7 @@ from morpheus.stages.explain import ANOMALY_QUANTILE, Explain
 from morpheus.stages.filter import Filter
 from morpheus.stages.infer import InfPytorch, Preprocess
 from morpheus.stages.train_ae import TrainAe
-from morpheus.text import display_value, format_count, quote_backtick
+from morpheus.text import display_value, format_count, quote_backtick, suggest
 
 GLOBAL_NAME = "(global model)"
 """Name of the global model in tables."""
@@ -310,6 +310,7 @@ def _find_card(version: ModelVersion, user: str) -> ModelCard:
     if card is None:
         raise UsageError(
             f"--user: version {version.number} has no fingerprint of {quote_backtick(user)}."
+            f"{suggest(user, version.cards)}"
         )
     return card
 

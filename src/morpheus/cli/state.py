@@ -32,6 +32,7 @@ from morpheus.runtime.states import (
     SqliteStateStore,
     StateReader,
 )
+from morpheus.sinks.to_file import validate_output
 from morpheus.storage.atomic import atomic_write
 from morpheus.text import display_value, format_count, quote_backtick, suggest, suggest_path
 
@@ -130,6 +131,8 @@ def _run_show(options: ShowOptions, file: Path) -> None:
 
 
 def _run_export(options: ExportOptions, file: Path) -> None:
+    if options.filename is not None:
+        validate_output(options.filename, overwrite=True, stage_name="morpheus state export")
     with interruptible(), _open(file) as reader:
         _check_stages((key for key, _, _ in reader.read_sizes()), options.stage)
         states = reader.iter_states(_check_users(reader, options.user))

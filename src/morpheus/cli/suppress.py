@@ -260,14 +260,13 @@ TOML_SUFFIX = ".toml"
 def _write_proposals(files: Sequence[str], options: SuppressOptions) -> None:
     """Create suppressions, write them, and print what they would hide."""
     path = Path(options.filename)
+    name, suffixes = "morpheus tools suppress", (TOML_SUFFIX,) if path.suffix else ()
+    validate_output(options.filename, overwrite=True, stage_name=name, suffixes=suffixes)
     if path.exists() and not options.overwrite:
         raise UsageError(
             f"--filename: `{path}` already exists, and may have been edited. Give `--overwrite`, "
             "or another --filename; `filter` accepts several files."
         )
-    if path.suffix:
-        name = "morpheus tools suppress"
-        validate_output(options.filename, overwrite=True, stage_name=name, suffixes=(TOML_SUFFIX,))
     sources = TuningSources.from_options(options)
     proposals, previews = make_proposals(sources, Verdicts.read(files), options.days)
     with atomic_write(path) as file:

@@ -759,6 +759,9 @@ class VersionedStore:
             return self.set_alias(CHAMPION, version.number)
         placed = [self._find_user(version, user) for user in sorted(users)]
         _check_contents(version, users)
+        champion = self.find_version()
+        if champion is not None and all(_has(champion, each) for each in placed):
+            return champion.number  # another version would be the same
         note = note or f"{format_count(len(users), 'user')} from version {version.number}"
         return self.publish_placed(NewVersion(placed, CHAMPION, note), CHAMPION)
 

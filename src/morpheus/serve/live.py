@@ -19,10 +19,10 @@ import polars as pl
 from msgspec.structs import replace
 from polars.exceptions import PolarsError
 
-from morpheus.columns import POPULATION_USER, TIME
+from morpheus.columns import ACTOR_OPTION, POPULATION_USER, TIME
 from morpheus.core.stage import to_user_column
 from morpheus.errors import RecordError, UsageError
-from morpheus.models.profile import ModelCard
+from morpheus.models.profile import ModelCard, list_names
 from morpheus.models.store import ModelStore
 from morpheus.report.aggregate import ReportAggregator
 from morpheus.report.view import Origin, ReportData, RunCounts, build_log_view, build_report_data
@@ -38,6 +38,7 @@ from morpheus.sources.results import (
 )
 from morpheus.sources.time_range import parse_times
 from morpheus.status import STATUS_FILE, Status
+from morpheus.text import suggest
 
 CHUNK_BYTES = 1 << 25
 """Bytes of a file that are read at a time."""
@@ -287,19 +288,29 @@ class LiveReport:
                 self._version += 1
                 self._encoded_data = None
 
-    def warn_other_store(self, location: str) -> None:
-        """Read the folder, and warn if its rows were probably not scored with the models.
+    def check(self, models: str | None) -> None:
+        """Read the folder, and check the user column and the models against its rows.
 
         Args:
-            location: Where the models are, for the message.
+            models: Where the models are, for a warning if the rows were scored with others.
+
+        Raises:
+            UsageError: There are rows, and none has the user column.
         """
         with suppress(OSError):
             self.refresh()
-        if self.store is not None:
+        column, found = to_user_column(self.user_column), list(self._aggregator.columns)
+        if self.user_column not in {"", ACTOR_OPTION} and found and column not in found:
+            raise UsageError(
+                f"--userid_column_name: the files in `{self.folder}` have no column `{column}`."
+                f"{suggest(column, found)} Give one of their columns, such as "
+                f"{list_names(found[:12])}."
+            )
+        if self.store is not None and models is not None:
             _, status = self._timed_status or (None, NO_STATUS)
             self._aggregator.filtered = status.filtered
             column = self._get_origin().user_column
-            warn_other_store(self._aggregator, self.store, location=location, user_column=column)
+            warn_other_store(self._aggregator, self.store, location=models, user_column=column)
 
     def get_health(self) -> Health:
         """Return the state of the run."""
