@@ -29,7 +29,7 @@ EVENTS_BEFORE, EVENTS_AFTER = 50, 10
 """Events of each active user, before and after the other users become known."""
 BATCH = 5
 """Events of each user in a file. There is one file at a time, so users come again and again."""
-PATIENCE = 120.0
+PATIENCE = 600.0
 """Seconds without a new alert after which a measurement is given up."""
 WANTED_MB, WANTED_KB = 1500, 16
 
