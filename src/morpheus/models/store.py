@@ -11,6 +11,7 @@ from __future__ import annotations
 import hmac
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -315,7 +316,7 @@ class CategorySpec(msgspec.Struct, frozen=True, tag="category", omit_defaults=Tr
 
     def to_column(self) -> Category:
         """Return the column."""
-        return Category(self.name, self.vocabulary, self.missing)
+        return Category(sys.intern(self.name), self.vocabulary, self.missing)
 
 
 class NumberSpec(msgspec.Struct, frozen=True, tag="number"):
@@ -327,7 +328,7 @@ class NumberSpec(msgspec.Struct, frozen=True, tag="number"):
 
     def to_column(self) -> Number:
         """Return the column."""
-        return Number(self.name, self.quantiles, self.z)
+        return Number(sys.intern(self.name), self.quantiles, self.z)
 
 
 class ModelHeader(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -24,6 +24,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from hashlib import sha256
 from importlib import import_module
 from os import fspath
@@ -255,7 +256,15 @@ def _decode_entry(raw: _RawEntry, user: str) -> Placed:
             f"The card of {user!r} in a model store is not one that morpheus wrote ({error}). "
             f"{RETRAIN_HINT}."
         ) from error
-    return Placed(replace(entry.card, version=entry.version), pack, entry.start)
+    names = _share(entry.card.filled_columns)
+    card = replace(entry.card, version=entry.version, filled_columns=names)
+    return Placed(card, pack, entry.start)
+
+
+@lru_cache(maxsize=256)
+def _share(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return an equal tuple that is in memory: most users have the same columns."""
+    return names
 
 
 class PlacedModels(Mapping[str, Placed]):
