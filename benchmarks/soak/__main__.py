@@ -144,14 +144,32 @@ def soak(given: argparse.Namespace, folder: Path) -> list[Law]:
             laws = trial.drain()
         finally:
             setting.product.kill()
-        calm = (
-            None if given.no_comparison else run_calm(trial, folder / "calm", sources.calm, values)
-        )
+        compares = not given.no_comparison and has_one_order(plan.users, turn, len(oracle.owed))
+        calm = run_calm(trial, folder / "calm", sources.calm, values) if compares else None
         laws += trial.judge(calm)
     title = f"{given.source}, seed {given.seed}"
     for table in tabulate(trial, laws, title):
         print(table.markdown(), flush=True)
     return laws
+
+
+def has_one_order(users: int, turn: int, events: int) -> bool:
+    """Return whether the events of each user arrive in one order; if not, say what to do.
+
+    Args:
+        users: Number of users.
+        turn: Events of an object of a queue, which keeps no order of objects; 1 elsewhere.
+        events: Number of events.
+    """
+    if turn == 1 or events <= users * turn:
+        return True
+    print(
+        "Users have events in several objects, and a queue keeps no order: the rows are not "
+        f"compared with those of an undisturbed run. Give --users={-(-events // turn)} or more, or "
+        "a smaller --rate.",
+        flush=True,
+    )
+    return False
 
 
 def main() -> None:
