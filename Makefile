@@ -21,8 +21,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Modules are compiled when they are first imported: most of those that are installed never are.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
-# One more than two cores have, because many tests wait for a process or a server.
-WORKERS ?= 3
+WORKERS ?= 2
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 
 .PHONY: setup dev demo test lint types unit-tests test-dask kills fuzz soak stream scale format docs site bench profile quality engineer verdicts

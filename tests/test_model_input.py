@@ -758,7 +758,7 @@ def test_weights_that_are_not_numbers_are_a_broken_model(
 def test_a_fingerprint_without_calibration_is_a_broken_model(
     name: str, known: Any, tmp_path: Path
 ) -> None:
-    calibration = replace(known.calibration, **{name: np.empty(0, np.float32)})
+    calibration = msgspec.structs.replace(known.calibration, **{name: np.empty(0, np.float32)})
     broken = replace(known, calibration=calibration)
     commit_index(tmp_path / "m", ModelIndex.from_cards({"ann": put_model(tmp_path / "m", broken)}))
     with pytest.raises(ModelCorruptedError, match=r"has no values.*[Tt]rain again"):

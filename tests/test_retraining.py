@@ -38,7 +38,7 @@ from morpheus.models.retraining import (
     score_daily,
     update,
 )
-from morpheus.models.versions import CHAMPION, ModelFacts, VersionedStore
+from morpheus.models.versions import CHAMPION, ModelFacts, NewVersion, VersionedStore
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 HISTORY, DAYS = 30, 80
@@ -172,7 +172,7 @@ def fit(given: UserEvents, population: Population, learned: np.ndarray | None = 
 
 
 def later(given: UserEvents, days: int) -> UserEvents:
-    return replace(given, times=given.times.dt.offset_by(f"{days}d"))
+    return msgspec.structs.replace(given, times=given.times.dt.offset_by(f"{days}d"))
 
 
 def review(given: UserEvents, anchor, guard: Guard | None = None, **masks: np.ndarray):
@@ -185,7 +185,8 @@ def test_what_is_not_learned_is_new_afterwards_and_yet_calibrates(population):
     given = events_of([("dan", 30)])
     odd = np.arange(len(given)) % 12 == 0
     agents = pl.when(pl.Series(odd)).then(pl.lit("curl/8")).otherwise(pl.col("userAgent"))
-    given = replace(given, events=given.events.with_columns(agents.alias("userAgent")))
+    events = given.events.with_columns(agents.alias("userAgent"))
+    given = msgspec.structs.replace(given, events=events)
     all_of_it = fit(given, population)
     without = fit(given, population, ~odd)
     nothing = fit(given.take(~odd), population)
@@ -381,7 +382,8 @@ def test_a_champion_that_another_run_made_meanwhile_stays(models, logs):
 
     def publish_meanwhile(*_: object) -> None:
         if len(store.versions()) == 1:
-            store.promote(["bob"], source=1, note="meanwhile")
+            placed = store.open_version(1).find_placed("bob")
+            store.publish_placed(NewVersion([placed], CHAMPION, "meanwhile"), CHAMPION)
 
     options = RetrainOptions(replay_users=0, num_threads=1)
     report = retrain_models(models, [str(logs / "logs")], options, on_step=publish_meanwhile)

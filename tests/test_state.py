@@ -638,8 +638,9 @@ def test_stages_that_work_per_run_are_named(
 def test_a_budget_of_an_endless_run_is_not_per_run(
     caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
+    (logs := tmp_path / "logs").mkdir()
     stages = (
-        FromCloudtrail(input_glob=str(tmp_path), watch_directory=True),
+        FromCloudtrail(input_glob=str(logs), watch_directory=True),
         TrainAe(train_data_glob="training/*.csv"),
         *(Preprocess(), InfPytorch(), AddScores(label=("risk",)), Filter(alerts_per_day=1)),
         *(Serialize(), ToFile(filename=str(tmp_path / "o.csv"))),
