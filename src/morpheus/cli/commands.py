@@ -39,6 +39,7 @@ from morpheus.cli.output import (
     show_progress,
 )
 from morpheus.cli.reference import render_compatibility, render_reference
+from morpheus.cli.state import ChangelogOptions
 from morpheus.core.registry import distribution_of, stage_names
 from morpheus.core.stage import option
 from morpheus.errors import UsageError
@@ -499,7 +500,7 @@ class PruneOptions:
 
 
 @dataclass(frozen=True)
-class EraseOptions:
+class EraseOptions(ChangelogOptions):
     r"""List what is stored about users; with --delete, remove it.
 
     USERS are names as the log has them, or pseudonyms. Output files are not changed: remove them,
@@ -511,15 +512,6 @@ class EraseOptions:
     """
 
     state: str | None = option(None, "State file.")
-    changelog_topic: str | None = option(
-        None, "Topic of `from-kafka --changelog_topic`. Needs --bootstrap_servers."
-    )
-    bootstrap_servers: str = option(
-        "", "Brokers of the topic, `host:port`, separated by commas; as for `from-kafka`."
-    )
-    kafka_config_file: str | None = option(
-        None, "File of settings of the Kafka client, as for `from-kafka`.", location="local"
-    )
     models: str | None = option(None, "Model store.")
     models_key_file: str | None = option(None, "Key that signs the model store.")
     pseudonym_key_file: str | None = option(
@@ -633,8 +625,7 @@ def _run_erase(options: EraseOptions, users: Sequence[str]) -> None:
         raise UsageError(
             "Give --state, --models or --changelog_topic: where to remove the users from."
         )
-    if (options.changelog_topic is None) != (not options.bootstrap_servers):
-        raise UsageError("Give --changelog_topic and --bootstrap_servers together, or neither.")
+    options.check_topic()
     names = set(users)
     if options.pseudonym_key_file is not None:
         key = PseudonymKey.read(Path(options.pseudonym_key_file))
@@ -643,8 +634,7 @@ def _run_erase(options: EraseOptions, users: Sequence[str]) -> None:
     known = set[str]()
     if options.state is not None:
         items += _erase_states(options.state, names, known, delete=options.delete)
-    if options.changelog_topic is not None:
-        items += _erase_from_topic(options, names, known)
+    items += _erase_from_topic(options, names, known)
     if options.models is not None:
         store_key = read_key(options.models_key_file)
         folder, _ = split_location(options.models, "--models", "store")
@@ -680,10 +670,9 @@ def _erase_from_topic(
     options: EraseOptions, names: Collection[str], known: set[str]
 ) -> list[StoredItem]:
     """List the states of users in a changelog topic, and remove them; add all users to `known`."""
-    from morpheus.sources.from_kafka import open_changelog  # noqa: PLC0415 - an extra
-
-    topic, servers = options.changelog_topic or "", options.bootstrap_servers
-    changelog = open_changelog(topic, servers, options.kafka_config_file, "tools erase")
+    changelog = options.open_topic("tools erase")
+    if changelog is None:
+        return []
     states = changelog.find_states()
     known |= {each.key.user for each in states if each.key.user is not None}
     chosen = [each for each in states if each.key.user in names]

@@ -90,7 +90,48 @@ class ExportOptions:
 
 
 @dataclass(frozen=True)
-class ResetOptions:
+class ChangelogOptions:
+    """The changelog topic from which a command removes states, if there is one."""
+
+    changelog_topic: str | None = option(
+        None, "Topic of `from-kafka --changelog_topic`. Needs --bootstrap_servers."
+    )
+    bootstrap_servers: str = option(
+        "", "Brokers of the topic, `host:port`, separated by commas; as for `from-kafka`."
+    )
+    kafka_config_file: str | None = option(
+        None, "File of settings of the Kafka client, as for `from-kafka`.", location="local"
+    )
+
+    def check_topic(self) -> None:
+        """Reject a topic without brokers, and brokers without a topic.
+
+        Raises:
+            UsageError: Only one of the two is given.
+        """
+        if (self.changelog_topic is None) != (not self.bootstrap_servers):
+            raise UsageError("Give --changelog_topic and --bootstrap_servers together, or neither.")
+
+    def open_topic(self, command: str) -> KafkaChangelog | None:
+        """Return the topic; None if there is none.
+
+        Args:
+            command: The command, for messages.
+
+        Raises:
+            UsageError: The client is not installed, or the options are wrong.
+            TransientError: No broker answers.
+        """
+        if self.changelog_topic is None:
+            return None
+        from morpheus.sources.from_kafka import open_changelog  # noqa: PLC0415 - an extra
+
+        topic, servers = self.changelog_topic, self.bootstrap_servers
+        return open_changelog(topic, servers, self.kafka_config_file, command)
+
+
+@dataclass(frozen=True)
+class ResetOptions(ChangelogOptions):
     r"""List the states of a user or a stage; with --delete, remove them.
 
     FILE is the file that `pipeline-ae --state` wrote. No run may have it open. The next run then
@@ -107,15 +148,6 @@ class ResetOptions:
     user: tuple[str, ...] = option((), "User whose states to remove; repeat for more users.")
     stage: tuple[str, ...] = option(
         (), "Stage whose states to remove, such as `explain`; repeat for more stages."
-    )
-    changelog_topic: str | None = option(
-        None, "Topic of `from-kafka --changelog_topic`. Needs --bootstrap_servers."
-    )
-    bootstrap_servers: str = option(
-        "", "Brokers of the topic, `host:port`, separated by commas; as for `from-kafka`."
-    )
-    kafka_config_file: str | None = option(
-        None, "File of settings of the Kafka client, as for `from-kafka`.", location="local"
     )
     delete: bool = option(
         False, "Remove what is listed. Without it, nothing is removed.", flag=True
@@ -149,13 +181,13 @@ def _run_reset(options: ResetOptions, file: Path) -> None:
             "Give --user, --stage or both: whose states to remove. To remove all states, delete "
             "the file."
         )
-    if (options.changelog_topic is None) != (not options.bootstrap_servers):
-        raise UsageError("Give --changelog_topic and --bootstrap_servers together, or neither.")
+    options.check_topic()
     with _open(file) as reader:
         stored = [key for key, _, _ in reader.read_sizes()]
         topic = reader.read_config().get(CHANGELOG_FACT)
     with interruptible():
-        changelog, in_topic = _find_in_topic(options)
+        changelog = options.open_topic("state reset")
+        in_topic = [] if changelog is None else changelog.find_states()
         keys = [key for key in stored if _is_chosen(key, options)]
         chosen = [each for each in in_topic if _is_chosen(each.key, options)]
         if isinstance(topic, str) and changelog is None:
@@ -163,23 +195,12 @@ def _run_reset(options: ResetOptions, file: Path) -> None:
         everywhere = [*stored, *(each.key for each in in_topic)]
         _check_known(everywhere, options.user)
         _check_stages(everywhere, options.stage)
+        if options.delete and changelog is not None and chosen:
+            changelog.erase(chosen)  # first: the next run would read them again
         if options.delete and keys:
             with closing(SqliteStateStore(file, {})) as store:
                 store.remove_states(keys)
-        if options.delete and changelog is not None and chosen:
-            changelog.erase(chosen)
     _print_reset(keys, chosen, options)
-
-
-def _find_in_topic(options: ResetOptions) -> tuple[KafkaChangelog | None, list[StoredState]]:
-    """Return the changelog topic of the options, and its states; None without one."""
-    topic, servers = options.changelog_topic, options.bootstrap_servers
-    if topic is None:
-        return None, []
-    from morpheus.sources.from_kafka import open_changelog  # noqa: PLC0415 - an extra
-
-    changelog = open_changelog(topic, servers, options.kafka_config_file, "state reset")
-    return changelog, changelog.find_states()
 
 
 def _is_chosen(key: StateKey, options: ResetOptions) -> bool:

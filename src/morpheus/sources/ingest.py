@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, cast
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 import polars as pl
 from msgspec import structs
@@ -81,6 +81,8 @@ if TYPE_CHECKING:
     from morpheus.runtime.dask_cluster import Cluster
     from morpheus.sources.cluster_partitioning import DistributedPartition
     from morpheus.sources.watcher import DirectoryWatcher, FilePart
+
+FoundT = TypeVar("FoundT")
 
 logger = logging.getLogger(__name__)
 
@@ -235,23 +237,22 @@ class FileIngest:
         """Return where the last line of a file begins, if it is being written; else None."""
         from morpheus.sources.watcher import find_unfinished_line  # noqa: PLC0415 - for --state
 
-        if not isinstance(path, Path):
-            return None  # objects appear when they are complete
-        try:
-            return find_unfinished_line(path, is_csv=self.files.detect_type(path) == "csv")
-        except OSError:
-            return None  # the reader says what is wrong
+        return self._look_at(path, find_unfinished_line)
 
     def _is_being_written(self, path: LogPath) -> bool:
         """Return whether a file without lines is being written."""
         from morpheus.sources.watcher import is_being_written  # noqa: PLC0415 - for --state
 
+        return bool(self._look_at(path, is_being_written))
+
+    def _look_at(self, path: LogPath, find: Callable[..., FoundT]) -> FoundT | None:
+        """Return what a function finds in a local file, given whether it is CSV; else None."""
         if not isinstance(path, Path):
-            return False  # objects appear when they are complete
+            return None  # objects appear when they are complete
         try:
-            return is_being_written(path, is_csv=self.files.detect_type(path) == "csv")
+            return find(path, is_csv=self.files.detect_type(path) == "csv")
         except OSError:
-            return False  # the reader says what is wrong
+            return None  # the reader says what is wrong
 
     def _plan_period(self) -> tuple[FileDiscovery, LateEvents]:
         """Return what finds the files of this run, and which events are late.
