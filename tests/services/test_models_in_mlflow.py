@@ -111,6 +111,16 @@ def test_a_run_that_fails_leaves_no_version_and_nobody_waits_for_it(two):
     assert VersionedStore.open(STORE).publish([named("ann", two[0])]) == 2, "MLflow reuses none"
 
 
+def test_a_published_version_is_never_released(two):
+    """Its number still counts as reserved if the server fails just after the publication."""
+    store = VersionedStore.open(STORE)
+    number = store.publish([named("ann", two[0])], alias="champion")
+    client = mlflow.tracking.MlflowClient()
+    client.set_model_version_tag("people", str(number), mlflow_store.RESERVED_TAG, "1")
+    store.release(number)
+    assert open_models(STORE).number == number
+
+
 def test_first_runs_that_start_at_once_share_one_model_and_lose_nothing(two):
     def publish(name):
         run = StagingFolder(VersionedStore.open(STORE))

@@ -398,7 +398,8 @@ class MlflowVersions(VersionedStore):
         """Remove a version that `reserve` made, if it was not published."""
         files = self._files
         with suppress(FileNotFoundError), _translate_errors(str(files)):
-            if RESERVED_TAG in files.client.get_model_version(files.name, str(number)).tags:
+            tags = files.client.get_model_version(files.name, str(number)).tags
+            if RESERVED_TAG in tags and VERSION_TAG not in tags:
                 files.client.delete_model_version(files.name, str(number))
 
     def publish_placed(self, draft: NewVersion, alias: str | None) -> int:
@@ -407,14 +408,15 @@ class MlflowVersions(VersionedStore):
         try:
             self._wait_for_others(number)
             published = super().publish_placed(replace(draft, number=number), alias)
-            files = self._files
-            with _translate_errors(str(files)):
-                for tag in (RESERVED_TAG, PENDING_TAG):
-                    files.client.delete_model_version_tag(files.name, str(number), tag)
         except BaseException:  # an interrupt, too
             with suppress(MorpheusError, OSError):
                 self.release(number)
             raise
+        files = self._files
+        for tag in (RESERVED_TAG, PENDING_TAG):
+            # The version is published, with these tags as without them.
+            with suppress(MorpheusError, OSError), _translate_errors(str(files)):
+                files.client.delete_model_version_tag(files.name, str(number), tag)
         return published
 
     def _change(
