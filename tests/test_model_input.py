@@ -365,6 +365,21 @@ def test_new_values_of_one_user_or_of_an_identifier_are_no_warning() -> None:
     assert "nearly all values" not in run("--train_data_glob=history.json").output
 
 
+def test_one_user_whose_values_are_all_new_but_look_as_before_is_no_warning() -> None:
+    """An attacker with another address all day is for the alerts."""
+    history = [
+        row | {"sourceIPAddress": f"10.0.0.{n % 3}"} for n, row in enumerate(events("ann", 200))
+    ]
+    write("history.json", history)
+    Path("columns.txt").write_text("\n".join([*FEATURES, "sourceIPAddress"]))
+    train()
+    later = START + timedelta(days=7)
+    for address, warns in (("192.168.7.1", False), ("[10.0.0.1]", True)):
+        write("now.json", events("ann", 40, later, sourceIPAddress=address))
+        output = run(LOAD).output
+        assert (f"`sourceIPAddress` (`{address}`; in training `10.0.0." in output) == warns, output
+
+
 def fill_agents(rows: list[dict], agents: list[str], every: int) -> list[dict]:
     """Give only some events a user agent."""
     for n, row in enumerate(rows):

@@ -3,7 +3,6 @@
 import gc
 import os
 import socket
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -80,11 +79,9 @@ def test_two_publishers_lose_nothing(two):
             user = named(f"{name}{number}", two[0])
             VersionedStore.open(STORE).publish([user], alias="champion")
 
-    running = [threading.Thread(target=publish, args=(name,)) for name in ("x", "y")]
-    for thread in running:
-        thread.start()
-    for thread in running:
-        thread.join()
+    with ThreadPoolExecutor(2) as pool:
+        for each in [pool.submit(publish, name) for name in "xy"]:
+            each.result()
     names = {f"{name}{number}" for name in "xy" for number in range(3)} | {"ann"}
     assert set(VersionedStore.open(STORE).open_version().cards) == names
 

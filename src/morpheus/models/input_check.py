@@ -8,6 +8,7 @@ new to the fingerprints, once events are encoded.
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,6 @@ from functools import cached_property
 import msgspec
 import numpy as np
 import polars as pl
-from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from morpheus.columns import INDEX, POPULATION_USER, ROW, TIME
@@ -41,6 +41,10 @@ MIN_NEW_SHARE = 0.9
 MAX_USUAL_NEW_SHARE = 0.5
 """Maximum share of new values in validation, for a column in which new values say something. Most
 values of an identifier are new."""
+MIN_USERS_WITH_NEW = 3
+"""Minimum number of users with new values of a form that training values have. One user can use
+another account or address all day; then the values are new, and the log is as it was."""
+_RUN = re.compile(r"[A-Za-z]*[0-9]+[A-Za-z0-9]*|[A-Za-z]+")
 
 
 class DatasetProfile(msgspec.Struct, frozen=True, dict=True):
@@ -108,6 +112,7 @@ class ColumnNovelty(msgspec.Struct, frozen=True):
         new_events: Number of those of users to whom nearly all values are new, though few values
             were new in validation.
         new_users: Number of these users.
+        formed_users: Number of those of them to whom also the form of a value is new.
         example: A new value; None if there are no such users.
         usual: The most frequent value in the training of its user; None for a number.
     """
@@ -116,16 +121,18 @@ class ColumnNovelty(msgspec.Struct, frozen=True):
     users: int
     new_events: int = 0
     new_users: int = 0
+    formed_users: int = 0
     example: str | None = None
     usual: str | None = None
 
     @property
     def is_new(self) -> bool:
-        """Whether nearly all values are new, and are to most users."""
+        """Whether nearly all values are new, and are to most users, in form or to several."""
         return (
             self.events >= MIN_EVENTS_TO_CHECK
             and self.new_events >= MIN_NEW_SHARE * self.events
             and self.new_users >= self.users / 2
+            and (self.new_users >= MIN_USERS_WITH_NEW or self.formed_users == self.new_users)
         )
 
     def merge(self, other: ColumnNovelty) -> ColumnNovelty:
@@ -136,6 +143,7 @@ class ColumnNovelty(msgspec.Struct, frozen=True):
             self.users + other.users,
             self.new_events + other.new_events,
             self.new_users + other.new_users,
+            self.formed_users + other.formed_users,
             *(named.example, named.usual),
         )
 
@@ -216,14 +224,12 @@ def count_new_values(
             user, name = users[i], names[c]
             if not _has_usual_values(fingerprints[user], c):
                 continue
-            before, more = found[name], int(filled[i, c])
-            found[name] = replace(
-                before, new_events=before.new_events + more, new_users=before.new_users + 1
+            value = read_value(user, name, _find_first_new(rows[user], c)) or ""
+            novelty = ColumnNovelty(
+                *(0, 0, int(filled[i, c]), 1, _has_new_form(fingerprints[user], c, value)),
+                *(value, _find_usual(fingerprints[user], c)),
             )
-            if not before.new_users:
-                value = read_value(user, name, _find_first_new(rows[user], c))
-                usual = _find_usual(fingerprints[user], c)
-                found[name] = replace(found[name], example=value, usual=usual)
+            found[name] = found[name].merge(novelty)
         columns |= {
             name: columns[name].merge(novelty) if name in columns else novelty
             for name, novelty in found.items()
@@ -261,6 +267,35 @@ def _find_usual(fingerprint: Fingerprint, column: int) -> str | None:
     """Return the most frequent value of a column in training; None for numbers."""
     found = fingerprint.encoder.columns[column]
     return None if isinstance(found, Number) else next(iter(found.vocabulary), "")
+
+
+def _has_new_form(fingerprint: Fingerprint, column: int, value: str) -> bool:
+    """Return whether no value of the training looks like a value."""
+    found = fingerprint.encoder.columns[column]
+    if isinstance(found, Number):
+        return True
+    form = describe_form(value)
+    return all(describe_form(known) != form for known in found.vocabulary)
+
+
+def describe_form(value: str) -> str:
+    """Describe what a text looks like: its letters by their case, and its digits.
+
+    >>> describe_form("10.0.0.12") == describe_form("192.168.1.7")
+    True
+    >>> describe_form("ASIA9A13") == describe_form("ASIAC4DE")
+    True
+    >>> len({describe_form(each) for each in ("ann", "ANN", "['ann']", "Ann", "7")})
+    5
+    """
+    return _RUN.sub(_describe_run, value)
+
+
+def _describe_run(found: re.Match[str]) -> str:
+    text = found[0]
+    if text.isdigit():
+        return "0"
+    return "A" if text.isupper() else "a" if text.islower() else "Aa"
 
 
 def _find_first_new(rows: EncodedRows, column: int) -> int:

@@ -47,8 +47,12 @@ PENDING_TAG = "morpheus.pending"
 _WAITING, _FORMER = "waiting", "1"
 """Other values of it. `_FORMER` is that of earlier versions of morpheus."""
 WAIT_SECONDS = 60.0
-"""How long a run waits for another one that publishes."""
+"""How long a run waits for another one that has said that it publishes, and that may have died."""
+_MAX_WAITS = 10
+"""Runs that publish for WAIT_SECONDS each, after which a run gives up."""
 _LOOK_SECONDS = 0.2
+_MAX_PAUSE_SECONDS = 10.0
+"""Longest pause of a run that has met another one."""
 _READ_ATTEMPTS, _READ_PAUSE_SECONDS = 20, 0.1
 _INCOMPLETE = "meta.yaml' does not exist"
 """In MLflow's error if another run is writing the files of a version."""
@@ -445,12 +449,13 @@ class MlflowVersions(VersionedStore):
         """Wait until no other run publishes, and let others wait for this one.
 
         Each run first says that it publishes, then looks for others that do. If two see each other,
-        both wait, each for a time of its own.
+        both wait, each for a random time. The times double, so that on a slow server, too, one is
+        soon early enough.
 
         Args:
             number: Number of the version, which is on the server.
         """
-        end = time.monotonic() + 2 * WAIT_SECONDS
+        end, pause = time.monotonic() + _MAX_WAITS * WAIT_SECONDS, _LOOK_SECONDS
         while True:
             self._set_pending(number, f"{time.time():.3f}")
             if not self._is_other_publishing(number):
@@ -463,7 +468,8 @@ class MlflowVersions(VersionedStore):
                         "model."
                     )
                 time.sleep(_LOOK_SECONDS)
-            time.sleep(_LOOK_SECONDS * random())  # noqa: S311 - no secret
+            time.sleep(pause * random())  # noqa: S311 - no secret
+            pause = min(2 * pause, _MAX_PAUSE_SECONDS)
 
     def _set_pending(self, number: int, value: str) -> None:
         files = self._files
