@@ -73,7 +73,7 @@ def test_losses_stay_finite_for_extreme_weights():
 
 
 def test_initial_weights_predict_the_frequencies_of_each_column():
-    seen = [np.array([1.0, 0.0, 9.0]), np.ones(5), np.ones(3)]
+    seen = np.array([1.0, 0.0, 9.0, *np.ones(5), *np.ones(3)])
     weights = init_weights(CONFIG, seen, np.random.default_rng(0))
     losses = Autoencoder(CONFIG, weights).losses(np.array([[2, 0, 0], [0, 0, 0]]), np.zeros((2, 1)))
     assert abs(losses[0, 0] - 0.12) < 0.1  # -log .9

@@ -11,6 +11,7 @@ from morpheus.models.batched_training import (
 )
 from morpheus.models.profile import make_network_config
 from morpheus.models.training import (
+    TrainedWeights,
     TrainingSet,
     TrainJob,
     single_thread,
@@ -48,14 +49,27 @@ def make_jobs(*, validated):
     return jobs
 
 
-@pytest.mark.parametrize("validated", [True, False])
-def test_batched_training_gives_the_result_of_sequential_training(validated):
+def make_later_jobs():
+    """Jobs that start from the networks of the jobs above."""
+    for job in make_jobs(validated=False):
+        codes, numbers = sum(job.config.code_counts), len(job.config.number_columns)
+        places = np.arange(codes), np.arange(numbers)
+        start = TrainedWeights.from_training(
+            train_network(job).net, TrainingSet.from_rows(job.rows), *places
+        )
+        yield TrainJob(
+            job.rows, job.config, job.epochs, job.seed, start=start, first_epoch=job.epochs - 1
+        )
+
+
+@pytest.mark.parametrize("kind", ["validated", "final", "started"])
+def test_batched_training_gives_the_result_of_sequential_training(kind):
     with single_thread():
-        sequential = [train_network(job) for job in make_jobs(validated=validated)]
-        in_batch = train_batched(make_jobs(validated=validated), CPU)
-    for single, batched, job in zip(
-        sequential, in_batch, make_jobs(validated=validated), strict=True
-    ):
+        started = kind == "started"
+        jobs = list(make_later_jobs()) if started else make_jobs(validated=kind == "validated")
+        sequential = [train_network(job) for job in jobs]
+        in_batch = train_batched(jobs, CPU)
+    for single, batched, job in zip(sequential, in_batch, jobs, strict=True):
         assert single.epochs == batched.epochs
         codes = job.rows.codes.astype(np.int64)
         numbers = job.rows.numbers

@@ -507,12 +507,17 @@ def _encode_in_python(text: pl.Series, codes: NDArray[np.int32]) -> dict[str, in
 
 def _encode_in_polars(text: pl.Series, codes: NDArray[np.int32]) -> dict[str, int]:
     """The same for many rows."""
-    # A new set of categories, so that the codes start at 0.
+    # A new set of categories, so that the codes are 0, 1, ... in the order of the rows.
     categories = text.cast(pl.Categorical(pl.Categories.random()))
-    codes[:] = categories.to_physical().cast(pl.Int32).fill_null(-1).to_numpy()
-    distinct = categories.unique().drop_nulls()
-    values = distinct.cast(pl.String).to_list()
-    return dict(zip(values, distinct.to_physical().to_list(), strict=True))
+    physical = categories.to_physical().to_numpy()
+    has_nulls = physical.dtype.kind == "f"
+    codes[:] = np.nan_to_num(physical, nan=-1, copy=False) if has_nulls else physical
+    num_values = int(codes.max(initial=-1)) + 1
+    # The last assignment counts, so this finds the first row of each code. It is faster than
+    # `unique` in Polars.
+    first = np.empty(num_values + 1, dtype=np.intp)
+    first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
+    return {value: code for code, value in enumerate(text[first[:num_values]].to_list())}
 
 
 Column = Category | Number
@@ -655,6 +660,38 @@ class Encoder(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def _missing_codes(self) -> NDArray[np.int32]:
         return np.array([column.missing_code for column in self.columns], dtype=np.int32)
+
+
+def match_codes(encoder: Encoder, other: Encoder) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Find the codes and the number columns of an encoder in another one.
+
+    Returns:
+        Position of each code among those of all columns of the other encoder, (V,), and the same
+        of the number columns, (N,); -1 for none.
+
+    >>> one, two = (Encoder((Category("a", words),)) for words in (("x", "y"), ("y", "z")))
+    >>> match_codes(one, two)[0].tolist()
+    [0, 1, -1, 2]
+    """
+    sizes = [column.n_codes for column in other.columns]
+    starts = dict(zip(other.names, np.cumsum([0, *sizes]).tolist(), strict=False))
+    by_name = {column.name: column for column in other.columns}
+    number_names = [column.name for column in other.columns if isinstance(column, Number)]
+    codes: list[int] = []
+    numbers: list[int] = []
+    for column in encoder.columns:
+        same, start = by_name.get(column.name), starts.get(column.name, 0)
+        known = isinstance(same, type(column))
+        if isinstance(column, Number):
+            numbers.append(number_names.index(column.name) if known else -1)
+            codes += range(start, start + column.n_codes) if known else [-1] * column.n_codes
+        elif isinstance(same, Category):
+            places = {value: start + n for n, value in enumerate(same.vocabulary, FIRST_CODE)}
+            codes += range(start, start + FIRST_CODE)
+            codes += (places.get(value, -1) for value in column.vocabulary)
+        else:
+            codes += [-1] * column.n_codes
+    return np.array(codes, dtype=np.intp), np.array(numbers, dtype=np.intp)
 
 
 def encode_users(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -352,13 +352,13 @@ def unflatten(config: NetworkConfig, vector: Array) -> dict[str, Array]:
 
 
 def init_weights(
-    config: NetworkConfig, frequencies: Sequence[NDArray[np.float64]], rng: np.random.Generator
+    config: NetworkConfig, frequencies: NDArray[np.float64], rng: np.random.Generator
 ) -> NDArray[np.float32]:
     """Return initial weights, (P,), with which the network predicts the frequencies of each column.
 
     Args:
         config: Sizes of the network.
-        frequencies: Count of each code, for each column, (codes,).
+        frequencies: Count of each code, (V,).
         rng: Source of the small random numbers in all other parameters.
     """
     weights = rng.standard_normal(config.n_parameters, dtype=np.float32)
@@ -371,6 +371,18 @@ def init_weights(
     parameters["widen"] *= (2 / config.bottleneck) ** 0.5
     parameters["guess_codes"] *= 0.01
     parameters["guess_numbers"] *= 0.01
-    shares = [(seen + 0.1) / (seen + 0.1).sum() for seen in frequencies]
-    parameters["code_bias"][:] = np.log(np.concatenate(shares))
+    parameters["code_bias"][:] = log_shares(config, frequencies)
     return weights
+
+
+def log_shares(config: NetworkConfig, frequencies: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the logarithm of the share of each code in its column, (V,).
+
+    Args:
+        config: Sizes of the network.
+        frequencies: Count of each code, (V,).
+    """
+    sizes = np.array(config.code_counts)
+    smoothed = frequencies + 0.1
+    sums = np.add.reduceat(smoothed, sizes.cumsum() - sizes) if len(sizes) else smoothed
+    return np.asarray(np.log(smoothed / sums.repeat(sizes)))

@@ -23,17 +23,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from morpheus.errors import UsageError
-from morpheus.models.autoencoder import Array, Autoencoder, NetworkConfig, init_weights, unflatten
+from morpheus.models.autoencoder import Array, Autoencoder, NetworkConfig, unflatten
 from morpheus.models.training import (
     MAX_BATCHED_USERS,
     PATIENCE,
+    TrainBatch,
     Trainer,
     TrainingSet,
     TrainJob,
     TrainResult,
-    code_frequencies,
     gpu_possible,
-    iter_minibatches,
     round_to_float16,
     train_sequentially,
     validation_loss,
@@ -48,8 +47,6 @@ VOCABULARY_MULTIPLE = 128
 large."""
 PAD_LOGIT = -1e4
 """Bias of a padding code, which is therefore never predicted."""
-TrainBatch = tuple[Array, Array, Array, Array]
-"""Corrupted codes, original codes, numbers, and the weight of each row."""
 
 
 def require_torch(needed_by: str) -> None:
@@ -180,17 +177,13 @@ class JobState(msgspec.Struct):
         """Start as `training.train_network` does, with the same random numbers."""
         rng = np.random.default_rng(job.seed)
         data = TrainingSet.from_rows(job.rows).repeat()
-        weights = init_weights(job.config, code_frequencies(data, job.config), rng)
+        weights = job.make_weights(data, rng)
         return cls(job, rng, data, weights, math.inf, job.epochs)
 
     def iter_batches(self) -> Iterator[TrainBatch]:
         """Yield the batches of an epoch; none for a job that is done."""
-        if self.done:
-            return
-        corrupted, numbers = self.data.corrupt(self.rng)
-        for batch in iter_minibatches(len(corrupted), self.rng):
-            weight = self.data.sample_weight[batch]
-            yield corrupted[batch], self.data.codes[batch], numbers[batch], weight / weight.sum()
+        if not self.done:
+            yield from self.data.iter_batches(self.rng)
 
     def empty_batch(self) -> TrainBatch:
         """Return a batch without rows."""
@@ -292,15 +285,20 @@ def _train_group(states: Sequence[JobState], device: torch.device) -> list[Train
     optimizer, grad = BatchedAdam(net.weights), torch.empty_like(net.weights)
     grad_parts, best = unflatten(net.config, grad), net.weights.clone()
     valid = _validation_set(states, device)
-    for epoch in range(1, max(state.job.epochs for state in states) + 1):
-        rates = [[state.job.learning_rate(epoch)] for state in states]
+    first = [state.job.first_epoch for state in states]
+    longest = max(state.job.epochs - state.job.first_epoch for state in states)
+    for later in range(longest + 1):
+        rates = [
+            [state.job.learning_rate(start + later)]
+            for state, start in zip(states, first, strict=True)
+        ]
         rate = net.weights.new_tensor(rates)  # (U, 1)
         for inputs, codes, numbers, weight in _iter_steps(states, device):
             net.compute_gradient((inputs, numbers), (codes, numbers), weight, grad_parts)
             optimizer.step(grad, active=weight.sum(1, keepdim=True) > 0, rate=rate)
         losses = None if valid is None else validation_loss(net, valid).tolist()
         for user, state in enumerate(states):
-            if state.record_epoch(epoch, None if losses is None else losses[user]):
+            if state.record_epoch(first[user] + later, None if losses is None else losses[user]):
                 best[user] = net.weights[user]
         if all(state.done for state in states):
             break

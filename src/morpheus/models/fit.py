@@ -9,6 +9,7 @@ Sizes in shapes: D distinct rows, C columns, S events of the population sample.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, TypedDict, Unpack
@@ -27,8 +28,9 @@ from morpheus.features.encoder import (
     EncodedSlice,
     Encoder,
     Number,
+    match_codes,
 )
-from morpheus.models.autoencoder import Autoencoder
+from morpheus.models.autoencoder import Autoencoder, log_shares
 from morpheus.models.calibration import CalibrationSet, ModelSummary
 from morpheus.models.daily_usage import DailyScorer, EventValues
 from morpheus.models.population import Population
@@ -54,7 +56,10 @@ from morpheus.models.scoring import (
 )
 from morpheus.models.training import (
     EPOCHS,
+    LAST_SHARE,
+    TrainedWeights,
     Trainer,
+    TrainingSet,
     TrainJob,
     TrainResult,
     derive_user_seed,
@@ -69,6 +74,9 @@ MAX_POOL = 2000
 """Maximum number of events of all users in the history of the global model."""
 MIN_PEERS = 2
 """Minimum number of other users from whom a history is borrowed."""
+MAX_SHARED_HISTORY = 1 / 3
+"""Share of `min_events` up to which users get the model of a peer group. With more events, they are
+trained themselves, with events of similar users."""
 MIN_EVENTS_FOR_PEERS = 20
 """Minimum number of own events to select similar users by."""
 
@@ -125,6 +133,7 @@ def fit_fingerprints(  # noqa: PLR0913 - what fingerprints depend on, and nothin
     population: Population | None = None,
     kinds: Mapping[str, str] | None = None,
     timezone: str = "UTC",
+    shared: SharedNetwork | None = None,
 ) -> list[Fingerprint]:
     """Train the fingerprint of each user on the user's own history.
 
@@ -138,6 +147,7 @@ def fit_fingerprints(  # noqa: PLR0913 - what fingerprints depend on, and nothin
         population: Sample of all users, with which each user is compared; None for no comparison.
         kinds: `category` or `number` by column; by default the values decide.
         timezone: Time zone of days.
+        shared: Network that all of them get in place of a training; None to train.
 
     Returns:
         One fingerprint for each history, in order.
@@ -149,9 +159,9 @@ def fit_fingerprints(  # noqa: PLR0913 - what fingerprints depend on, and nothin
         )
         for history in histories
     ]
-    validated = trainer([split.make_validation_job(epochs) for split in splits])
+    validated = trainer([split.make_validation_job(epochs, shared) for split in splits])
     jobs = [
-        split.make_final_job(best.epochs) for split, best in zip(splits, validated, strict=True)
+        split.make_final_job(best, shared) for split, best in zip(splits, validated, strict=True)
     ]
     results = zip(splits, validated, trainer(jobs), strict=True)
     return [split.build_fingerprint(best, final) for split, best, final in results]
@@ -245,15 +255,34 @@ class TrainValidationSplit(msgspec.Struct, frozen=True, dict=True):
         parts = train_rows, validation_rows, encoder, rows
         return cls(history, train_encoder, *parts, seed, sample, timezone)
 
-    def make_validation_job(self, epochs: int) -> TrainJob:
-        """Return the training that finds the best number of epochs."""
+    def make_validation_job(self, epochs: int, shared: SharedNetwork | None = None) -> TrainJob:
+        """Return the training that finds the best number of epochs; none with a shared network."""
+        if shared is not None:
+            return shared.make_job(self.train_rows, self.train_encoder, self._user_seed)
         config = make_network_config(self.train_encoder)
         return TrainJob(self.train_rows, config, epochs, self._user_seed, self.validation_rows)
 
-    def make_final_job(self, epochs: int) -> TrainJob:
-        """Return the training on the whole history."""
-        rows = self.learned_rows
-        return TrainJob(rows, make_network_config(self.encoder), epochs, self._user_seed)
+    def make_final_job(
+        self, validated: TrainResult, shared: SharedNetwork | None = None
+    ) -> TrainJob:
+        """Return the training on the whole history.
+
+        Args:
+            validated: Result of the validation job, with whose weights it starts.
+            shared: Network that is not trained.
+        """
+        if shared is not None:
+            return shared.make_job(self.learned_rows, self.encoder, self._user_seed)
+        data, epochs = TrainingSet.from_rows(self.train_rows), validated.epochs
+        places = match_codes(self.encoder, self.train_encoder)
+        return TrainJob(
+            self.learned_rows,
+            make_network_config(self.encoder),
+            epochs,
+            self._user_seed,
+            start=TrainedWeights.from_training(validated.net, data, *places),
+            first_epoch=epochs - math.ceil(epochs * LAST_SHARE) + 1,
+        )
 
     def build_fingerprint(self, validated: TrainResult, final: TrainResult) -> Fingerprint:
         """Build the fingerprint.
@@ -446,6 +475,43 @@ class ValidationRun(msgspec.Struct, frozen=True, dict=True):
         return DailyScorer(self._usage, usual or BaselineStats(none, none), np.empty(0))
 
 
+class SharedNetwork(msgspec.Struct, frozen=True):
+    """The network of a peer group, which users with little history take over without training.
+
+    Values that only the user has are added to its vocabulary. The network predicts them by how
+    often they occur.
+
+    Attributes:
+        fingerprint: Trained on events of the group alone.
+        initial_bias: Biases of its codes before the training, (V,).
+    """
+
+    fingerprint: Fingerprint
+    initial_bias: NDArray[np.float64]
+
+    @classmethod
+    def from_history(cls, fingerprint: Fingerprint, history: UserHistory) -> SharedNetwork:
+        """Find the initial biases from the history that the network was trained on."""
+        config = make_network_config(fingerprint.encoder)
+        data = TrainingSet.from_rows(fingerprint.encoder.encode(history.events))
+        return cls(fingerprint, log_shares(config, data.code_frequencies(config)))
+
+    def make_job(self, rows: EncodedRows, encoder: Encoder, seed: int) -> TrainJob:
+        """Return a training of no epochs.
+
+        Args:
+            rows: The events whose frequencies the network follows.
+            encoder: What encoded them.
+            seed: Seed of the user.
+        """
+        base = self.fingerprint
+        assert isinstance(base.net, Autoencoder)  # noqa: S101 - the reference network is not shared
+        places = match_codes(encoder, base.encoder)
+        start, epochs = TrainedWeights(base.net, *places, self.initial_bias), base.card.epochs
+        config = make_network_config(encoder)
+        return TrainJob(rows, config, epochs, seed, start=start, first_epoch=epochs + 1)
+
+
 def limit_by_day(
     values: NDArray[np.floating[Any]], sessions: NDArray[np.intp]
 ) -> NDArray[np.float64]:
@@ -478,6 +544,31 @@ def _maxima_by_day(
 ) -> NDArray[np.float64]:
     starts = np.flatnonzero(np.diff(sessions[chosen], prepend=-1))
     return np.asarray(np.maximum.reduceat(risks[chosen], starts))
+
+
+class PeerNetworks(msgspec.Struct):
+    """The networks of the peer groups that users have needed so far.
+
+    Attributes:
+        backoff: Chooses the events of a group.
+        fit: Trains fingerprints, or gives them a network; see `fit_fingerprints`.
+        networks: Network by number of the group.
+    """
+
+    backoff: TrainingDataBackoff
+    fit: Callable[[Sequence[UserHistory], SharedNetwork | None], Sequence[Fingerprint]]
+    networks: dict[int, SharedNetwork] = msgspec.field(default_factory=dict)
+
+    def adapt(self, history: UserHistory) -> Fingerprint:
+        """Return the fingerprint of a user with little history."""
+        population = self.backoff.population
+        group = population.peer_groups.find(population.value_usage, history.events)
+        if group not in self.networks:
+            peers = self.backoff.resolve_group(group)
+            [trained] = self.fit([peers], None)
+            self.networks[group] = SharedNetwork.from_history(trained, peers)
+        [fingerprint] = self.fit([self.backoff.add_group(history, group)], self.networks[group])
+        return fingerprint
 
 
 class TrainingDataBackoff(msgspec.Struct, frozen=True):
@@ -539,6 +630,41 @@ class TrainingDataBackoff(msgspec.Struct, frozen=True):
         no_events = self.population.events.clear()
         history = UserHistory("", no_events, self.population.times.clear())
         return self._fill(history, _sample_evenly(all_rows, MAX_POOL), SCOPE_GLOBAL)
+
+    def can_share(self, own: int) -> bool:
+        """Return whether a user with so many events gets the model of a peer group."""
+        return own < MAX_SHARED_HISTORY * self.min_events
+
+    def resolve_group(self, group: int) -> UserHistory:
+        """Return the history of a peer group.
+
+        Args:
+            group: Number of the group.
+        """
+        none = self.population.events.clear()
+        history = UserHistory(f"peer group {group}", none, self.population.times.clear())
+        return self.add_group(history, group)
+
+    def add_group(self, history: UserHistory, group: int) -> UserHistory:
+        """Extend a history with events of a peer group, without those of the user.
+
+        Users that are similar to the group follow those of the group, until there are enough
+        events.
+
+        Args:
+            history: The user's own history.
+            group: Number of the group.
+        """
+        population, missing = self.population, self.min_events - history.events.height
+        owners = population.owner_numbers
+        order = population.peer_groups.order_users(population.value_usage, group)
+        order = order[order != population.find_owner(history.user)]
+        sizes = np.bincount(owners, minlength=len(population.peer_groups.owners))[order]
+        members = int((population.peer_groups.owners[order] == group).sum())
+        enough = int(np.searchsorted(sizes.cumsum(), missing)) + 1
+        chosen = order[: max(members, enough, MIN_PEERS)]
+        rows = np.flatnonzero(np.isin(owners, chosen))
+        return self._fill(history, _sample_evenly(rows, missing), SCOPE_PEER_GROUP)
 
     def _other_users(self, user: str) -> NDArray[np.intp]:
         return np.flatnonzero((self.population.users != user).to_numpy())

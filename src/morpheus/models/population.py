@@ -21,6 +21,11 @@ from morpheus.models.scoring import NOVELTY_DECAY, number_days, number_sessions
 
 SMOOTHING = 0.1
 """Share of the probability that is spread equally over all values, also values never seen."""
+OWNERS_PER_GROUP = 8
+"""Number of users of the sample for each peer group, in the mean."""
+MAX_PEER_GROUPS = 32
+_GROUPING_STEPS = 5
+"""Steps of the search for peer groups (Lloyd, 1982); few users change their group later."""
 _UNKNOWN_OWNER = -2
 """Number of a user without events in the sample."""
 
@@ -119,12 +124,33 @@ class ValueUsage(msgspec.Struct, frozen=True, dict=True):
         Returns:
             Overlap of the shares of values, (O,).
         """
+        return self.compare(self.measure_shares(own)[:, None])[:, 0]
+
+    def measure_shares(self, own: pl.Series) -> NDArray[np.float64]:
+        """Return the share of each value in the events of a user, (V,)."""
         shares = np.zeros(len(self.codes))
         for value, count in Counter(own.cast(pl.String).to_list()).items():
             if value in self.codes:
                 shares[self.codes[value]] = count / len(own)
-        overlap = np.bincount(self.owner, self.share * shares[self.value], self.n_owners)
-        return np.asarray(overlap, dtype=np.float64)
+        return shares
+
+    def compare(self, shares: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the overlap of each user with each of some shares, (V, G), as (O, G)."""
+        overlap = np.zeros((self.n_owners, shares.shape[1]))
+        for group, own in enumerate(shares.T):
+            overlap[:, group] = np.bincount(self.owner, self.share * own[self.value], self.n_owners)
+        return overlap
+
+    def average(self, groups: NDArray[np.intp], count: int) -> NDArray[np.float64]:
+        """Return the mean share of each value in each group of users, (V, G).
+
+        Args:
+            groups: Group of each user, (O,).
+            count: G.
+        """
+        cells = self.value * count + groups[self.owner]
+        sums = np.bincount(cells, self.share, len(self.codes) * count).reshape(-1, count)
+        return np.asarray(sums / np.maximum(np.bincount(groups, minlength=count), 1))
 
 
 def _measure_novelty(
@@ -163,6 +189,101 @@ _EMPTY_USAGE = ValueUsage.from_values(pl.Series([None]), *np.zeros((2, 1), dtype
 """Usage of a column that the sample does not have."""
 
 
+class PeerGroups(msgspec.Struct, frozen=True):
+    """Groups of similar users of a sample: k-means by the cosine of their shares of values.
+
+    The groups depend on the sample alone, so that each process finds the same.
+
+    Attributes:
+        centers: Mean share of each value in each group, divided by the length of all shares of the
+            group, by column, (V, G).
+        owners: Group of each user, (O,).
+    """
+
+    centers: Mapping[str, NDArray[np.float64]]
+    owners: NDArray[np.intp]
+
+    @classmethod
+    def from_usage(cls, usage: Mapping[str, ValueUsage]) -> PeerGroups:
+        """Group the users of a sample.
+
+        Args:
+            usage: Usage of values, by column; at least one.
+        """
+        total = next(iter(usage.values())).n_owners
+        count = min(max(total // OWNERS_PER_GROUP, 1), MAX_PEER_GROUPS)
+        centers = cls._choose_users(usage, total, count)
+        owners = _compare(usage, centers).argmax(axis=1)
+        for _ in range(_GROUPING_STEPS):
+            centers = cls._find_centers(usage, owners, count)
+            owners = _compare(usage, centers).argmax(axis=1)
+        return cls(centers, owners)
+
+    @classmethod
+    def _choose_users(
+        cls, usage: Mapping[str, ValueUsage], total: int, count: int
+    ) -> dict[str, NDArray[np.float64]]:
+        """Return the shares of users that differ, as first centers."""
+        squares = [np.bincount(each.owner, each.share**2, total) for each in usage.values()]
+        lengths = np.sqrt(np.sum(squares, axis=0))[:, None]
+        mean = cls._find_centers(usage, np.zeros(total, dtype=np.intp), 1)
+        chosen = [int((_compare(usage, mean) / lengths).argmax())]
+        while True:
+            groups = np.full(total, len(chosen))  # the rest is a group that is left out
+            groups[chosen] = range(len(chosen))
+            found = cls._find_centers(usage, groups, len(chosen) + 1)
+            centers = {name: each[:, :-1] for name, each in found.items()}
+            if len(chosen) == count:
+                return centers
+            # Next is the user who is least like the present ones.
+            cosine = (_compare(usage, centers) / lengths).max(axis=1)
+            cosine[chosen] = np.inf
+            chosen.append(int(cosine.argmin()))
+
+    @staticmethod
+    def _find_centers(
+        usage: Mapping[str, ValueUsage], owners: NDArray[np.intp], count: int
+    ) -> dict[str, NDArray[np.float64]]:
+        means = {name: each.average(owners, count) for name, each in usage.items()}
+        squares = np.stack([(mean**2).sum(axis=0) for mean in means.values()])
+        length = np.maximum(np.sqrt(squares.sum(axis=0)), 1e-12)
+        return {name: mean / length for name, mean in means.items()}
+
+    def find(self, usage: Mapping[str, ValueUsage], events: pl.DataFrame) -> int:
+        """Return the group that a user is most similar to.
+
+        Args:
+            usage: As above.
+            events: Events of the user.
+        """
+        similarity = np.zeros(next(iter(self.centers.values())).shape[1])
+        for name, center in self.centers.items():
+            own = events.get_column(name, default=None)
+            if own is not None:
+                similarity += usage[name].measure_shares(own) @ center
+        return int(similarity.argmax())
+
+    def order_users(self, usage: Mapping[str, ValueUsage], group: int) -> NDArray[np.intp]:
+        """Return the users of a group, and then all others, the most similar ones first, (O,).
+
+        Args:
+            usage: As above.
+            group: The group.
+        """
+        similarity = _compare(
+            usage, {name: each[:, [group]] for name, each in self.centers.items()}
+        )[:, 0]
+        return np.lexsort((-similarity, self.owners != group))
+
+
+def _compare(
+    usage: Mapping[str, ValueUsage], centers: Mapping[str, NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    """Return the similarity of each user and each group, (O, G)."""
+    parts = [usage[name].compare(center) for name, center in centers.items()]
+    return np.asarray(np.sum(parts, axis=0))
+
+
 class Population(msgspec.Struct, frozen=True, dict=True):
     """A sample of all users' histories.
 
@@ -193,7 +314,7 @@ class Population(msgspec.Struct, frozen=True, dict=True):
             vocabulary: Its values in the order of their codes; None for a number column.
             user: The user; all others are other users.
         """
-        usage, owner = self.value_usage.get(name, _EMPTY_USAGE), self._find_owner(user)
+        usage, owner = self.value_usage.get(name, _EMPTY_USAGE), self.find_owner(user)
         shares = np.zeros(FIRST_CODE + (1 if vocabulary is None else len(vocabulary)))
         kinds = len(usage.codes) + 1
         if usage.n_owners == (owner != _UNKNOWN_OWNER):
@@ -221,6 +342,11 @@ class Population(msgspec.Struct, frozen=True, dict=True):
         }
 
     @cached_property
+    def peer_groups(self) -> PeerGroups:
+        """Groups of similar users."""
+        return PeerGroups.from_usage(self.value_usage)
+
+    @cached_property
     def _sessions(self) -> NDArray[np.intp]:
         """Number of the user's day of each event, (S,)."""
         return number_sessions(number_days(self.times), self.owner_numbers)
@@ -231,7 +357,8 @@ class Population(msgspec.Struct, frozen=True, dict=True):
         numbers = self._number_by_user
         return np.fromiter(map(numbers.__getitem__, self.users.to_list()), np.intp, len(self.users))
 
-    def _find_owner(self, user: str) -> int:
+    def find_owner(self, user: str) -> int:
+        """Return the number of a user; a negative one for a user without events in the sample."""
         return self._number_by_user.get(user, _UNKNOWN_OWNER)
 
     @cached_property

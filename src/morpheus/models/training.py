@@ -8,7 +8,7 @@ Sizes in shapes: D distinct rows, C columns, N number columns, E events, P weigh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from hashlib import blake2b
@@ -21,7 +21,14 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from morpheus.features.encoder import LINEAR_Z, UNKNOWN, EncodedRows
-from morpheus.models.autoencoder import Array, Autoencoder, NetworkConfig, init_weights, unflatten
+from morpheus.models.autoencoder import (
+    Array,
+    Autoencoder,
+    NetworkConfig,
+    init_weights,
+    log_shares,
+    unflatten,
+)
 
 NOISE = 0.2
 """Share of cells that are corrupted: half become UNKNOWN, half get another event's value."""
@@ -39,6 +46,8 @@ MIN_USERS_FOR_GPU = 16
 imported."""
 PATIENCE = 5
 """Epochs without a lower validation loss after which training stops."""
+LAST_SHARE = 1 / 3
+"""Share of the epochs, the last ones, that a training runs which starts from a trained network."""
 MIN_STEPS = 4
 """Minimum number of steps in an epoch."""
 MIN_BATCH_SIZE, MAX_BATCH_SIZE = 32, 256
@@ -48,6 +57,8 @@ FIXED_BATCH_SIZE = 32
 in any batch."""
 
 ScalarT = TypeVar("ScalarT", bound=np.generic)
+TrainBatch = tuple[Array, Array, Array, Array]
+"""Corrupted codes, original codes, numbers, and the weight of each row; the weights add up to 1."""
 
 
 class TrainingSet(msgspec.Struct, frozen=True):
@@ -84,18 +95,56 @@ class TrainingSet(msgspec.Struct, frozen=True):
             codes, numbers, np.tile(self.sample_weight / copies, copies), self.inverse
         )
 
-    def corrupt(self, rng: np.random.Generator) -> tuple[Array, Array]:
-        """Corrupt NOISE of the cells, and return codes, (D, C), and numbers, (D, N)."""
-        events = rng.integers(len(self.inverse), size=self.codes.shape).ravel()
+    def code_frequencies(self, config: NetworkConfig) -> NDArray[np.float64]:
+        """Count each code of all columns, per thousand events, (V,)."""
+        return code_frequencies(self.codes, self.sample_weight, config)
+
+    def corrupt(self, rng: np.random.Generator) -> Array:
+        """Corrupt NOISE of the cells, and return the codes, (D, C)."""
         dice = rng.random(self.codes.shape, dtype=np.float32).ravel()
         # Few cells change, so only these are looked up, by their positions in the flat arrays.
         cells = np.flatnonzero(dice < NOISE)
+        events = rng.integers(len(self.inverse), size=len(cells))
         columns = self.codes.shape[1]
-        values = self.codes.take(self.inverse[events[cells]] * columns + cells % columns)
+        values = self.codes.take(self.inverse[events] * columns + cells % columns)
         values[dice[cells] < NOISE / 2] = UNKNOWN
         corrupted = self.codes.copy()
         corrupted.ravel()[cells] = values
-        return corrupted, self.numbers
+        return corrupted
+
+    def iter_batches(self, rng: np.random.Generator) -> Iterator[TrainBatch]:
+        """Yield the batches of an epoch: rows in random order, in batches of nearly one size."""
+        order = rng.permutation(len(self.codes))
+        parts = self.corrupt(rng), self.codes, self.numbers, self.sample_weight
+        # One look-up for an epoch is faster than one for each batch.
+        corrupted, codes, numbers, weight = (part[order] for part in parts)
+        for rows in split_batches(len(order)):
+            share = weight[rows] / weight[rows].sum()
+            yield corrupted[rows], codes[rows], numbers[rows], share
+
+
+class TrainedWeights(msgspec.Struct, frozen=True):
+    """A trained network, from which the training of one with other values starts.
+
+    Attributes:
+        net: The trained network.
+        codes: Position in its vocabulary of each code of the other network, (V,); -1 for none.
+        numbers: The same of the number columns, (N,).
+        initial_bias: Its biases of codes before its training, (V of it,).
+    """
+
+    net: Autoencoder
+    codes: NDArray[np.intp]
+    numbers: NDArray[np.intp]
+    initial_bias: NDArray[np.float64]
+
+    @classmethod
+    def from_training(
+        cls, net: Autoencoder, data: TrainingSet, codes: NDArray[np.intp], numbers: NDArray[np.intp]
+    ) -> TrainedWeights:
+        """Find the initial biases from the data that the network was trained on."""
+        initial = log_shares(net.config, data.code_frequencies(net.config))
+        return cls(net, codes, numbers, initial)
 
 
 class TrainJob(msgspec.Struct, frozen=True):
@@ -107,6 +156,8 @@ class TrainJob(msgspec.Struct, frozen=True):
         epochs: Maximum number of passes over the rows.
         seed: Seed of all random numbers.
         validation: Rows whose loss decides when to stop; without them all epochs are run.
+        start: Weights to start from; None for those of `init_weights`.
+        first_epoch: The first epoch that is run, from 1; after the last one for no training.
     """
 
     rows: EncodedRows
@@ -114,6 +165,24 @@ class TrainJob(msgspec.Struct, frozen=True):
     epochs: int
     seed: int
     validation: EncodedRows | None = None
+    start: TrainedWeights | None = None
+    first_epoch: int = 1
+
+    def make_weights(self, data: TrainingSet, rng: np.random.Generator) -> NDArray[np.float32]:
+        """Return the weights at the start, (P,).
+
+        Args:
+            data: The rows.
+            rng: Source of the random numbers.
+        """
+        frequencies = data.code_frequencies(self.config)
+        if self.start is None:
+            return init_weights(self.config, frequencies, rng)
+        weights = np.zeros(self.config.n_parameters, dtype=np.float32)
+        parameters = unflatten(self.config, weights)
+        parameters["code_bias"][:] = log_shares(self.config, frequencies)
+        copy_weights(self.start, parameters)
+        return weights
 
     def learning_rate(self, epoch: int) -> float:
         """Return the learning rate of an epoch, from 1; it falls linearly."""
@@ -153,18 +222,17 @@ class Adam:
     def step(self, grad: NDArray[np.float32], rate: float) -> None:
         """Update the weights by a gradient, which is overwritten."""
         self.steps += 1
-        scratch = np.multiply(grad, grad, out=self.scratch)
-        scratch *= 0.001
-        self.square *= 0.999
-        self.square += scratch
         self.mean *= 0.9
-        grad *= 0.1
         self.mean += grad
-        root = np.sqrt(self.square, out=scratch)
-        root *= 1 / math.sqrt(1 - 0.999**self.steps)
-        root += 1e-8
+        self.square *= 0.999
+        self.square += np.multiply(grad, grad, out=grad)
+        # The factors 0.1 and 0.001 of new gradients, and those of the first steps, are applied here
+        # to both sums at once.
+        scale = math.sqrt(0.001 / (1 - 0.999**self.steps))
+        root = np.sqrt(self.square, out=self.scratch)
+        root += 1e-8 / scale
         update = np.divide(self.mean, root, out=root)
-        update *= rate / (1 - 0.9**self.steps)
+        update *= 0.1 * rate / ((1 - 0.9**self.steps) * scale)
         self.weights -= update
 
 
@@ -195,23 +263,15 @@ def train_network(job: TrainJob) -> TrainResult:
     rng = np.random.default_rng(job.seed)
     data = TrainingSet.from_rows(job.rows).repeat()
     valid = None if job.validation is None else TrainingSet.from_rows(job.validation)
-    weights = init_weights(job.config, code_frequencies(data, job.config), rng)
+    weights = job.make_weights(data, rng)
     net = Autoencoder(job.config, weights)
     optimizer, grad = Adam(weights), np.empty_like(weights)
     grad_parts = unflatten(job.config, grad)
     best_loss, best_epoch, best_weights = math.inf, job.epochs, weights
     loss_curve: list[float] = []
-    for epoch in range(1, job.epochs + 1):
-        corrupted = data.corrupt(rng)
-        for batch in iter_minibatches(len(data.codes), rng):
-            weight = data.sample_weight[batch]
-            target = (data.codes[batch], data.numbers[batch])
-            net.compute_gradient(
-                (corrupted[0][batch], corrupted[1][batch]),
-                target,
-                weight / weight.sum(),
-                grad_parts,
-            )
+    for epoch in range(job.first_epoch, job.epochs + 1):
+        for inputs, codes, numbers, weight in data.iter_batches(rng):
+            net.compute_gradient((inputs, numbers), (codes, numbers), weight, grad_parts)
             optimizer.step(grad, job.learning_rate(epoch))
         if valid is None:
             continue
@@ -226,6 +286,30 @@ def train_network(job: TrainJob) -> TrainResult:
     )
 
 
+def copy_weights(start: TrainedWeights, parameters: Mapping[str, Array]) -> None:
+    """Copy the weights of a trained network for all values that both networks have.
+
+    The biases follow the frequencies of the other network's data: only what the training has added
+    to them is copied. Other weights stay as they are. If they are zero, the network predicts other
+    values by their frequencies.
+
+    Args:
+        start: The trained network.
+        parameters: The weights of the other network, by name; see `unflatten`.
+    """
+    trained = start.net.parameters
+    for name in ("hidden_bias", "squeeze", "middle_bias", "widen", "wide_bias"):
+        parameters[name][:] = trained[name]
+    codes, numbers = np.flatnonzero(start.codes >= 0), np.flatnonzero(start.numbers >= 0)
+    same, same_numbers = start.codes[codes], start.numbers[numbers]
+    parameters["look_up"][codes] = trained["look_up"][same]
+    parameters["guess_codes"][:, codes] = trained["guess_codes"][:, same]
+    parameters["code_bias"][codes] += (trained["code_bias"] - start.initial_bias)[same]
+    parameters["read_numbers"][numbers] = trained["read_numbers"][same_numbers]
+    parameters["guess_numbers"][:, numbers] = trained["guess_numbers"][:, same_numbers]
+    parameters["number_bias"][numbers] = trained["number_bias"][same_numbers]
+
+
 def round_to_float16(weights: NDArray[np.float32]) -> NDArray[np.float32]:
     """Round to 16 bits, so that scores are equal before and after a fingerprint is saved."""
     return weights.astype(np.float16).astype(np.float32)
@@ -237,25 +321,29 @@ def validation_loss(net: Autoencoder, valid: TrainingSet) -> Array:
     return (losses.sum(-1) * valid.sample_weight).sum(-1)
 
 
-def iter_minibatches(rows: int, rng: np.random.Generator) -> Iterator[NDArray[np.intp]]:
-    """Split a random order of the rows into batches of nearly the same size.
+def split_batches(rows: int) -> list[slice]:
+    """Split rows into batches of nearly the same size.
 
-    >>> [len(batch) for batch in iter_minibatches(1030, np.random.default_rng(1))]
-    [206, 206, 206, 206, 206]
+    >>> split_batches(1030)[-2:]
+    [slice(618, 824, None), slice(824, 1030, None)]
     """
     steps = max(MIN_STEPS, math.ceil(rows / MAX_BATCH_SIZE))
     size = math.ceil(rows / steps)
-    order = rng.permutation(rows)
-    return (order[start : start + size] for start in range(0, rows, size))
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
-def code_frequencies(data: TrainingSet, config: NetworkConfig) -> list[NDArray[np.float64]]:
-    """Count each code of each column, per thousand events."""
-    return [
-        np.bincount(data.codes[:, c], weights=data.sample_weight, minlength=size).astype(np.float64)
-        * 1000
-        for c, size in enumerate(config.code_counts)
-    ]
+def code_frequencies(codes: Array, weights: Array, config: NetworkConfig) -> NDArray[np.float64]:
+    """Count each code of all columns, per thousand events, (V,).
+
+    Args:
+        codes: Codes of some rows, (D, C).
+        weights: Share of all events of each row, (D,).
+        config: Sizes of the network.
+    """
+    sizes = np.array(config.code_counts)
+    cells = (codes + (sizes.cumsum() - sizes)).ravel()
+    counts = np.bincount(cells, weights.repeat(len(sizes)), int(sizes.sum()))
+    return np.asarray(counts * 1000)
 
 
 def derive_user_seed(seed: int, user: str) -> int:

@@ -33,6 +33,8 @@ from morpheus.models.fit import (
     MIN_EVENTS_FOR_PEERS,
     MIN_PEERS,
     FitOptions,
+    PeerNetworks,
+    SharedNetwork,
     TrainingDataBackoff,
     UserHistory,
     fit_fingerprints,
@@ -44,7 +46,13 @@ from morpheus.models.input_check import (
     InputProfile,
 )
 from morpheus.models.population import Population
-from morpheus.models.profile import SCOPE_GLOBAL, Fingerprint, ModelCard, list_names
+from morpheus.models.profile import (
+    SCOPE_GLOBAL,
+    SCOPE_PEER_GROUP,
+    Fingerprint,
+    ModelCard,
+    list_names,
+)
 from morpheus.models.store import KEY_VARIABLE, ModelStore, SavedModels, put_model, read_key
 from morpheus.models.training import (
     EPOCHS,
@@ -188,8 +196,15 @@ class ModelProvider(msgspec.Struct, dict=True):
             logger.debug("Training AE model for user: '%s'... Complete.", user)
             waiting[user].lookup = ModelLookup.from_fingerprint(self._save(fingerprint))
 
-    def train(self, histories: Sequence[UserHistory]) -> list[Fingerprint]:
-        """Train the fingerprints of users with the options of the stage."""
+    def train(
+        self, histories: Sequence[UserHistory], shared: SharedNetwork | None = None
+    ) -> list[Fingerprint]:
+        """Train the fingerprints of users with the options of the stage.
+
+        Args:
+            histories: Histories of the users.
+            shared: Network that all of them get in place of a training; None to train.
+        """
         stage = self.stage
         columns, options = stage.options.columns, stage.fit_options()
         if stage.model == "reference":
@@ -207,6 +222,7 @@ class ModelProvider(msgspec.Struct, dict=True):
             population=population,
             kinds=stage.options.column_types,
             timezone=stage.options.timezone,
+            shared=shared,
             **options,
         )
 
@@ -243,7 +259,7 @@ class ModelProvider(msgspec.Struct, dict=True):
         if saved is not None:
             return saved
         if not self._needs_global(user, events.height):
-            return None
+            return self._adapt_peer_network(user, events)
         return (
             self._explain_missing(events) if stage.train_users == INDIVIDUAL else self.global_model
         )
@@ -312,6 +328,23 @@ class ModelProvider(msgspec.Struct, dict=True):
         if self.backoff is None or events == 0:
             return events == 0
         return self.backoff.choose_scope(user, events) == SCOPE_GLOBAL
+
+    def _adapt_peer_network(self, user: str, events: pl.DataFrame) -> ModelLookup | None:
+        """Return a fingerprint with a peer group's network; None for a user with more events."""
+        if (
+            self.backoff is None
+            or self.stage.model == "reference"
+            or self.backoff.choose_scope(user, events.height) != SCOPE_PEER_GROUP
+            or not self.backoff.can_share(events.height)
+        ):
+            return None
+        fingerprint = self._peer_networks.adapt(UserHistory(user, events, events[TIME]))
+        return ModelLookup.from_fingerprint(self._save(fingerprint))
+
+    @cached_property
+    def _peer_networks(self) -> PeerNetworks:
+        assert self.backoff is not None  # noqa: S101 - `_adapt_peer_network` has looked
+        return PeerNetworks(self.backoff, self.train)
 
     def _with_backoff(self, history: UserHistory) -> UserHistory | None:
         if self.backoff is not None:
