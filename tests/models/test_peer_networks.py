@@ -59,7 +59,7 @@ def test_groups_are_of_users_with_the_same_values(population):
     trades = [name.rstrip("0123456789") for name in names]
     assert len(set(zip(trades, groups.owners.tolist(), strict=True))) == 2
     for user in ("clerk", "builder"):
-        found = groups.find(population.value_usage, events(user, 30, 5))
+        found = groups.find(events(user, 30, 5))
         assert {t for t, g in zip(trades, groups.owners, strict=True) if g == found} == {user}
 
 

@@ -178,7 +178,8 @@ class JobState(msgspec.Struct):
         rng = np.random.default_rng(job.seed)
         data = TrainingSet.from_rows(job.rows).repeat()
         weights = job.make_weights(data, rng)
-        return cls(job, rng, data, weights, math.inf, job.epochs)
+        done = job.first_epoch > job.epochs
+        return cls(job, rng, data, weights, math.inf, job.epochs, done)
 
     def iter_batches(self) -> Iterator[TrainBatch]:
         """Yield the batches of an epoch; none for a job that is done."""

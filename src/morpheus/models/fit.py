@@ -484,17 +484,21 @@ class SharedNetwork(msgspec.Struct, frozen=True):
     Attributes:
         fingerprint: Trained on events of the group alone.
         initial_bias: Biases of its codes before the training, (V,).
+        peers: Events of the group in the population sample.
     """
 
     fingerprint: Fingerprint
     initial_bias: NDArray[np.float64]
+    peers: NDArray[np.intp]
 
     @classmethod
-    def from_history(cls, fingerprint: Fingerprint, history: UserHistory) -> SharedNetwork:
+    def from_history(
+        cls, fingerprint: Fingerprint, history: UserHistory, peers: NDArray[np.intp]
+    ) -> SharedNetwork:
         """Find the initial biases from the history that the network was trained on."""
         config = make_network_config(fingerprint.encoder)
         data = TrainingSet.from_rows(fingerprint.encoder.encode(history.events))
-        return cls(fingerprint, log_shares(config, data.code_frequencies(config)))
+        return cls(fingerprint, log_shares(config, data.code_frequencies(config)), peers)
 
     def make_job(self, rows: EncodedRows, encoder: Encoder, seed: int) -> TrainJob:
         """Return a training of no epochs.
@@ -561,14 +565,19 @@ class PeerNetworks(msgspec.Struct):
 
     def adapt(self, history: UserHistory) -> Fingerprint:
         """Return the fingerprint of a user with little history."""
-        population = self.backoff.population
-        group = population.peer_groups.find(population.value_usage, history.events)
+        group = self.backoff.population.peer_groups.find(history.events)
         if group not in self.networks:
-            peers = self.backoff.resolve_group(group)
-            [trained] = self.fit([peers], None)
-            self.networks[group] = SharedNetwork.from_history(trained, peers)
-        [fingerprint] = self.fit([self.backoff.add_group(history, group)], self.networks[group])
+            self.networks[group] = self._train(group)
+        network = self.networks[group]
+        [fingerprint] = self.fit([self.backoff.add_peers(history, network.peers)], network)
         return fingerprint
+
+    def _train(self, group: int) -> SharedNetwork:
+        population, peers = self.backoff.population, self.backoff.find_peers(group)
+        none = population.events.clear(), population.times.clear()
+        history = self.backoff.add_peers(UserHistory(f"peer group {group}", *none), peers)
+        [trained] = self.fit([history], None)
+        return SharedNetwork.from_history(trained, history, peers)
 
 
 class TrainingDataBackoff(msgspec.Struct, frozen=True):
@@ -635,36 +644,34 @@ class TrainingDataBackoff(msgspec.Struct, frozen=True):
         """Return whether a user with so many events gets the model of a peer group."""
         return own < MAX_SHARED_HISTORY * self.min_events
 
-    def resolve_group(self, group: int) -> UserHistory:
-        """Return the history of a peer group.
+    def find_peers(self, group: int) -> NDArray[np.intp]:
+        """Return the events of a peer group in the sample.
+
+        Events of other similar users follow, until there are twice as many as a training needs:
+        those of the user in question are left out later.
 
         Args:
             group: Number of the group.
         """
-        none = self.population.events.clear()
-        history = UserHistory(f"peer group {group}", none, self.population.times.clear())
-        return self.add_group(history, group)
+        groups, owners = self.population.peer_groups, self.population.owner_numbers
+        order = groups.order_users(group)
+        ends = np.bincount(owners, minlength=len(order))[order].cumsum()
+        enough = int(np.searchsorted(ends, 2 * self.min_events)) + 1
+        members = int((groups.owners == group).sum())
+        chosen = order[: max(members, enough, MIN_PEERS + 1)]
+        return np.flatnonzero(np.isin(owners, chosen))
 
-    def add_group(self, history: UserHistory, group: int) -> UserHistory:
-        """Extend a history with events of a peer group, without those of the user.
-
-        Users that are similar to the group follow those of the group, until there are enough
-        events.
+    def add_peers(self, history: UserHistory, peers: NDArray[np.intp]) -> UserHistory:
+        """Extend a history with some events of a peer group, without those of the user.
 
         Args:
             history: The user's own history.
-            group: Number of the group.
+            peers: What `find_peers` returned.
         """
         population, missing = self.population, self.min_events - history.events.height
-        owners = population.owner_numbers
-        order = population.peer_groups.order_users(population.value_usage, group)
-        order = order[order != population.find_owner(history.user)]
-        sizes = np.bincount(owners, minlength=len(population.peer_groups.owners))[order]
-        members = int((population.peer_groups.owners[order] == group).sum())
-        enough = int(np.searchsorted(sizes.cumsum(), missing)) + 1
-        chosen = order[: max(members, enough, MIN_PEERS)]
-        rows = np.flatnonzero(np.isin(owners, chosen))
-        return self._fill(history, _sample_evenly(rows, missing), SCOPE_PEER_GROUP)
+        own = population.find_owner(history.user)
+        others = peers[population.owner_numbers[peers] != own]
+        return self._fill(history, _sample_evenly(others, missing), SCOPE_PEER_GROUP)
 
     def _other_users(self, user: str) -> NDArray[np.intp]:
         return np.flatnonzero((self.population.users != user).to_numpy())

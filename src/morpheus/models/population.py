@@ -14,6 +14,7 @@ from functools import cached_property
 import msgspec
 import numpy as np
 import polars as pl
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from morpheus.features.encoder import FIRST_CODE, MISSING
@@ -26,6 +27,8 @@ OWNERS_PER_GROUP = 8
 MAX_PEER_GROUPS = 32
 _GROUPING_STEPS = 5
 """Steps of the search for peer groups (Lloyd, 1982); few users change their group later."""
+_MIN_SQUARE = 1e-24
+"""Square of the smallest length: users can share no value with any other."""
 _UNKNOWN_OWNER = -2
 """Number of a user without events in the sample."""
 
@@ -141,6 +144,24 @@ class ValueUsage(msgspec.Struct, frozen=True, dict=True):
             overlap[:, group] = np.bincount(self.owner, self.share * own[self.value], self.n_owners)
         return overlap
 
+    def drop_private(self) -> ValueUsage:
+        """Leave out the values that only one user has.
+
+        >>> values, owners = pl.Series(["a", "b", "a", "c"]), np.array([0, 0, 1, 1])
+        >>> usage = ValueUsage.from_values(values, owners, owners).drop_private()
+        >>> usage.codes, usage.owner.tolist(), usage.share.tolist()
+        ({'a': 0}, [0, 1], [0.5, 0.5])
+        """
+        kept = np.bincount(self.value, minlength=len(self.codes)) > 1
+        numbers, pairs = kept.cumsum() - 1, kept[self.value]
+        return replace(
+            self,
+            codes={value: int(numbers[code]) for value, code in self.codes.items() if kept[code]},
+            owner=self.owner[pairs],
+            value=numbers[self.value[pairs]],
+            share=self.share[pairs],
+        )
+
     def average(self, groups: NDArray[np.intp], count: int) -> NDArray[np.float64]:
         """Return the mean share of each value in each group of users, (V, G).
 
@@ -195,85 +216,77 @@ class PeerGroups(msgspec.Struct, frozen=True):
     The groups depend on the sample alone, so that each process finds the same.
 
     Attributes:
+        usage: Usage of the values that several users have, by column.
         centers: Mean share of each value in each group, divided by the length of all shares of the
             group, by column, (V, G).
         owners: Group of each user, (O,).
     """
 
+    usage: Mapping[str, ValueUsage]
     centers: Mapping[str, NDArray[np.float64]]
     owners: NDArray[np.intp]
 
     @classmethod
-    def from_usage(cls, usage: Mapping[str, ValueUsage]) -> PeerGroups:
+    def from_usage(cls, values: Mapping[str, ValueUsage]) -> PeerGroups:
         """Group the users of a sample.
 
         Args:
-            usage: Usage of values, by column; at least one.
+            values: Usage of values, by column; at least one.
         """
+        usage = {name: each.drop_private() for name, each in values.items()}
         total = next(iter(usage.values())).n_owners
         count = min(max(total // OWNERS_PER_GROUP, 1), MAX_PEER_GROUPS)
-        centers = cls._choose_users(usage, total, count)
+        centers = _choose_centers(usage, total, count)
         owners = _compare(usage, centers).argmax(axis=1)
         for _ in range(_GROUPING_STEPS):
-            centers = cls._find_centers(usage, owners, count)
+            centers = _find_centers(usage, owners, count)
             owners = _compare(usage, centers).argmax(axis=1)
-        return cls(centers, owners)
+        return cls(usage, centers, owners)
 
-    @classmethod
-    def _choose_users(
-        cls, usage: Mapping[str, ValueUsage], total: int, count: int
-    ) -> dict[str, NDArray[np.float64]]:
-        """Return the shares of users that differ, as first centers."""
-        squares = [np.bincount(each.owner, each.share**2, total) for each in usage.values()]
-        lengths = np.sqrt(np.sum(squares, axis=0))[:, None]
-        mean = cls._find_centers(usage, np.zeros(total, dtype=np.intp), 1)
-        chosen = [int((_compare(usage, mean) / lengths).argmax())]
-        while True:
-            groups = np.full(total, len(chosen))  # the rest is a group that is left out
-            groups[chosen] = range(len(chosen))
-            found = cls._find_centers(usage, groups, len(chosen) + 1)
-            centers = {name: each[:, :-1] for name, each in found.items()}
-            if len(chosen) == count:
-                return centers
-            # Next is the user who is least like the present ones.
-            cosine = (_compare(usage, centers) / lengths).max(axis=1)
-            cosine[chosen] = np.inf
-            chosen.append(int(cosine.argmin()))
-
-    @staticmethod
-    def _find_centers(
-        usage: Mapping[str, ValueUsage], owners: NDArray[np.intp], count: int
-    ) -> dict[str, NDArray[np.float64]]:
-        means = {name: each.average(owners, count) for name, each in usage.items()}
-        squares = np.stack([(mean**2).sum(axis=0) for mean in means.values()])
-        length = np.maximum(np.sqrt(squares.sum(axis=0)), 1e-12)
-        return {name: mean / length for name, mean in means.items()}
-
-    def find(self, usage: Mapping[str, ValueUsage], events: pl.DataFrame) -> int:
-        """Return the group that a user is most similar to.
-
-        Args:
-            usage: As above.
-            events: Events of the user.
-        """
+    def find(self, events: pl.DataFrame) -> int:
+        """Return the group that a user is most similar to, by the user's events."""
         similarity = np.zeros(next(iter(self.centers.values())).shape[1])
         for name, center in self.centers.items():
             own = events.get_column(name, default=None)
             if own is not None:
-                similarity += usage[name].measure_shares(own) @ center
+                similarity += self.usage[name].measure_shares(own) @ center
         return int(similarity.argmax())
 
-    def order_users(self, usage: Mapping[str, ValueUsage], group: int) -> NDArray[np.intp]:
-        """Return the users of a group, and then all others, the most similar ones first, (O,).
+    def order_users(self, group: int) -> NDArray[np.intp]:
+        """Return the users of a group, and then all others, the most similar ones first, (O,)."""
+        center = {name: each[:, [group]] for name, each in self.centers.items()}
+        return np.lexsort((-_compare(self.usage, center)[:, 0], self.owners != group))
 
-        Args:
-            usage: As above.
-            group: The group.
-        """
-        similarity = _compare(
-            usage, {name: each[:, [group]] for name, each in self.centers.items()}
-        )[:, 0]
-        return np.lexsort((-similarity, self.owners != group))
+
+def _choose_centers(
+    usage: Mapping[str, ValueUsage], total: int, count: int
+) -> dict[str, NDArray[np.float64]]:
+    """Return the shares of users that differ, to begin with."""
+    squares = [np.bincount(each.owner, each.share**2, total) for each in usage.values()]
+    lengths = np.sqrt(np.maximum(np.sum(squares, axis=0), _MIN_SQUARE))[:, None]
+    mean = _find_centers(usage, np.zeros(total, dtype=np.intp), 1)
+    chosen = [int((_compare(usage, mean) / lengths).argmax())]
+    while True:
+        groups = np.full(total, len(chosen))  # the rest is a group that is left out
+        groups[chosen] = range(len(chosen))
+        found = _find_centers(usage, groups, len(chosen) + 1)
+        centers = {name: each[:, :-1] for name, each in found.items()}
+        if len(chosen) == count:
+            return centers
+        # Next is the user who is least like the present ones.
+        cosine = (_compare(usage, centers) / lengths).max(axis=1)
+        cosine[chosen] = np.inf
+        chosen.append(int(cosine.argmin()))
+
+
+def _find_centers(
+    usage: Mapping[str, ValueUsage], owners: NDArray[np.intp], count: int
+) -> dict[str, NDArray[np.float64]]:
+    """Return the mean shares of each group, divided by their length, by column, (V, G)."""
+    means = {name: each.average(owners, count) for name, each in usage.items()}
+    squares = np.sum([(mean**2).sum(axis=0) for mean in means.values()], axis=0)
+    length = np.sqrt(np.maximum(squares, _MIN_SQUARE))
+    return {name: mean / length for name, mean in means.items()}
 
 
 def _compare(
