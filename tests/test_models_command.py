@@ -273,6 +273,9 @@ def test_a_comparison_of_no_events_is_an_error_and_changes_nothing(tmp_path):
     none = [f"--input_glob={logs}", "--start_time=2030-01-01"]
     failed(models("rollback", folder, *none), 2, "no event of this period was scored")
     failed(models("rollback", folder, "--start_time=2030-01-01"), 2, "--start_time: no logs")
+    for option in ("--min_severity=30", "--pseudonym_key_file=key"):
+        words = f"{option.partition('=')[0]}: no logs are scored"
+        failed(models("promote", f"{folder}@1", option), 2, words)
     assert VersionedStore.open(folder).resolve(CHAMPION) == 2
 
 

@@ -145,8 +145,11 @@ class AliasOptions:
     alerts_per_day: float | None = option(
         None, "Alert budget, in place of --min_severity, as for `filter --alerts_per_day`.", min=0
     )
-    min_severity: float = option(
-        HIGH_SEVERITY, "Severity from which a user's day is an alert.", min=0
+    min_severity: float | None = option(
+        None,
+        "Severity from which a user's day is an alert.",
+        min=0,
+        default_display=f"{HIGH_SEVERITY:.0f}",
     )
     json: bool = _json_option()
     models_key_file: str | None = _key_option()
@@ -558,10 +561,16 @@ def _show_change(
         print_table(("ALERT", "USER", "DAY", "SEVERITY", "EVENTS", "REASON"), rows)
 
 
+_PERIOD_OPTIONS = (
+    *("start_time", "duration", "source", "columns_file", "pseudonym_key_file"),
+    *("alerts_per_day", "min_severity"),
+)
+
+
 def _check_period(options: AliasOptions) -> None:
     """Reject options of the comparison where nothing is compared."""
     if options.input_glob is None:
-        for name in ("start_time", "duration", "source", "columns_file", "alerts_per_day"):
+        for name in _PERIOD_OPTIONS:
             if getattr(options, name) is not None:
                 raise UsageError(
                     f"--{name}: no logs are scored. Give logs of a period with --input_glob, to "
@@ -572,6 +581,10 @@ def _check_period(options: AliasOptions) -> None:
 def _alert_row(change: str, alert: _Alert) -> list[str]:
     severity = f"{alert.severity:.0f}"
     return [change, _name(alert.user), alert.day, severity, f"{alert.events:,}", alert.reason]
+
+
+def _severity_limit(options: AliasOptions) -> float:
+    return HIGH_SEVERITY if options.min_severity is None else options.min_severity
 
 
 def _find_alerts(
@@ -588,7 +601,7 @@ def _find_alerts(
         Explain(prefix=_PREFIX),
         Filter(alerts_per_day=options.alerts_per_day)
         if options.alerts_per_day is not None
-        else Filter(threshold=options.min_severity, label=(SEVERITY,)),
+        else Filter(threshold=_severity_limit(options), label=(SEVERITY,)),
         sink := CollectSink(),
     ]
     pipeline_options = _make_options(options, version.inputs, users)
