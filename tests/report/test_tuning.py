@@ -87,7 +87,7 @@ def to_suppression(rule: dict[str, Any]) -> Suppression:
 TOKYO = ["Thu 00:00-24:00", "Sat,Sun 01:00-03:30"]
 WISHES: list[dict[str, Any] | None] = [
     None,
-    {"action": "mute", "until": "2024-05-18"},
+    {"action": "mute", "until": "2024-05-23"},
     {"action": "mute", "until": "2030-01-01"},
     {"action": "hours", "hours": ["Mon-Fri 17:00-21:00"], "timezone": "UTC"},
     {"action": "hours", "hours": ["daily 18:00-02:00"], "timezone": "Europe/Berlin"},
