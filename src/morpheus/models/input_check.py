@@ -112,7 +112,7 @@ class ColumnNovelty(msgspec.Struct, frozen=True):
         new_events: Number of those of users to whom nearly all values are new, though few values
             were new in validation.
         new_users: Number of these users.
-        formed_users: Number of those of them to whom also the form of a value is new.
+        new_form_users: Number of those of them to whom also the form of a value is new.
         example: A new value; None if there are no such users.
         usual: The most frequent value in the training of its user; None for a number.
     """
@@ -121,7 +121,7 @@ class ColumnNovelty(msgspec.Struct, frozen=True):
     users: int
     new_events: int = 0
     new_users: int = 0
-    formed_users: int = 0
+    new_form_users: int = 0
     example: str | None = None
     usual: str | None = None
 
@@ -132,7 +132,7 @@ class ColumnNovelty(msgspec.Struct, frozen=True):
             self.events >= MIN_EVENTS_TO_CHECK
             and self.new_events >= MIN_NEW_SHARE * self.events
             and self.new_users >= self.users / 2
-            and (self.new_users >= MIN_USERS_WITH_NEW or self.formed_users == self.new_users)
+            and (self.new_users >= MIN_USERS_WITH_NEW or self.new_form_users == self.new_users)
         )
 
     def merge(self, other: ColumnNovelty) -> ColumnNovelty:
@@ -143,7 +143,7 @@ class ColumnNovelty(msgspec.Struct, frozen=True):
             self.users + other.users,
             self.new_events + other.new_events,
             self.new_users + other.new_users,
-            self.formed_users + other.formed_users,
+            self.new_form_users + other.new_form_users,
             *(named.example, named.usual),
         )
 

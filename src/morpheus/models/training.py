@@ -97,7 +97,10 @@ class TrainingSet(msgspec.Struct, frozen=True):
 
     def code_frequencies(self, config: NetworkConfig) -> NDArray[np.float64]:
         """Count each code of all columns, per thousand events, (V,)."""
-        return code_frequencies(self.codes, self.sample_weight, config)
+        sizes = np.array(config.code_counts)
+        cells = (self.codes + (sizes.cumsum() - sizes)).ravel()
+        counts = np.bincount(cells, self.sample_weight.repeat(len(sizes)), int(sizes.sum()))
+        return np.asarray(counts * 1000)
 
     def corrupt(self, rng: np.random.Generator) -> Array:
         """Corrupt NOISE of the cells, and return the codes, (D, C)."""
@@ -330,20 +333,6 @@ def split_batches(rows: int) -> list[slice]:
     steps = max(MIN_STEPS, math.ceil(rows / MAX_BATCH_SIZE))
     size = math.ceil(rows / steps)
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
-
-
-def code_frequencies(codes: Array, weights: Array, config: NetworkConfig) -> NDArray[np.float64]:
-    """Count each code of all columns, per thousand events, (V,).
-
-    Args:
-        codes: Codes of some rows, (D, C).
-        weights: Share of all events of each row, (D,).
-        config: Sizes of the network.
-    """
-    sizes = np.array(config.code_counts)
-    cells = (codes + (sizes.cumsum() - sizes)).ravel()
-    counts = np.bincount(cells, weights.repeat(len(sizes)), int(sizes.sum()))
-    return np.asarray(counts * 1000)
 
 
 def derive_user_seed(seed: int, user: str) -> int:
