@@ -53,6 +53,7 @@ from morpheus.models.scoring import (
     Usage,
     number_days,
     number_sessions,
+    to_milliseconds,
 )
 from morpheus.models.training import (
     EPOCHS,
@@ -115,7 +116,7 @@ class UserHistory(msgspec.Struct, frozen=True):
     @property
     def seconds(self) -> NDArray[np.float64]:
         """Time of each event, in seconds since 1970, (events,)."""
-        return self.times.dt.epoch("ms").to_numpy() / 1000.0
+        return to_milliseconds(self.times) / 1000.0
 
     def sessions(self, timezone: str) -> NDArray[np.intp]:
         """Return the number of the day of each event, user after user, (events,)."""
@@ -619,9 +620,8 @@ class TrainingDataBackoff(msgspec.Struct, frozen=True):
         """
         if own >= self.min_events:
             return SCOPE_OWN
-        others = self._other_users(user)
-        owners = self.population.users[others].n_unique()
-        if owners < MIN_PEERS or own + len(others) < self.min_events:
+        owners, events = self.population.count_others(user)
+        if owners < MIN_PEERS or own + events < self.min_events:
             return None
         few = self.global_only or own < MIN_EVENTS_FOR_PEERS
         return SCOPE_GLOBAL if few else SCOPE_PEER_GROUP
@@ -632,10 +632,10 @@ class TrainingDataBackoff(msgspec.Struct, frozen=True):
         Args:
             min_owners: Minimum number of users.
         """
-        all_rows = self._other_users("")
-        owners = self.population.users[all_rows].n_unique()
-        if owners < min_owners or len(all_rows) < self.min_events:
+        owners, events = self.population.count_others("")
+        if owners < min_owners or events < self.min_events:
             return None
+        all_rows = self._other_users("")
         no_events = self.population.events.clear()
         history = UserHistory("", no_events, self.population.times.clear())
         return self._fill(history, _sample_evenly(all_rows, MAX_POOL), SCOPE_GLOBAL)
@@ -674,7 +674,8 @@ class TrainingDataBackoff(msgspec.Struct, frozen=True):
         return self._fill(history, _sample_evenly(others, missing), SCOPE_PEER_GROUP)
 
     def _other_users(self, user: str) -> NDArray[np.intp]:
-        return np.flatnonzero((self.population.users != user).to_numpy())
+        population = self.population
+        return np.flatnonzero(population.owner_numbers != population.find_owner(user))
 
     def _fill(self, history: UserHistory, borrowed: NDArray[np.intp], scope: str) -> UserHistory:
         events = pl.concat([self.population.events[borrowed], history.events], how="diagonal")

@@ -105,18 +105,19 @@ class ValueUsage(msgspec.Struct, frozen=True, dict=True):
         >>> usage.mean_share_of_others(["a", "b", "c"], 1).round(2).tolist()
         [0.67, 0.33, 0.0]
         """
-        pairs = slice(*np.searchsorted(self.owner, [owner, owner + 1]))
-        others = self.n_owners - bool(pairs.stop > pairs.start)
-        codes = np.array([self.codes.get(value, -1) for value in values], dtype=np.intp)
-        own = np.zeros(len(self.codes))
-        own[self.value[pairs]] = self.share[pairs]
-        sums = np.where(codes < 0, 0.0, self._total_share[codes] - own[codes])
-        return sums.clip(0) / max(others, 1)
+        first, end = self.owner.searchsorted([owner, owner + 1]).tolist()
+        others = self.n_owners - (end > first)
+        own = dict(zip(self.value[first:end].tolist(), self.share[first:end].tolist(), strict=True))
+        total, codes = self._total_share, self.codes
+        found = (codes.get(value, -1) for value in values)
+        sums = [0.0 if code < 0 else total[code] - own.get(code, 0.0) for code in found]
+        return np.asarray(np.maximum(sums, 0.0) / max(others, 1))
 
     @cached_property
-    def _total_share(self) -> NDArray[np.float64]:
+    def _total_share(self) -> list[float]:
         """Sum over users of each value's share, (V,)."""
-        return self.mean_share * self.n_owners
+        total: list[float] = (self.mean_share * self.n_owners).tolist()
+        return total
 
     def similarity(self, own: pl.Series) -> NDArray[np.float64]:
         """Compare a user with each user of the sample.
@@ -370,9 +371,19 @@ class Population(msgspec.Struct, frozen=True, dict=True):
         numbers = self._number_by_user
         return np.fromiter(map(numbers.__getitem__, self.users.to_list()), np.intp, len(self.users))
 
+    def count_others(self, user: str) -> tuple[int, int]:
+        """Return the number of other users than one, and of their events."""
+        owner, events = self.find_owner(user), self._events_of_owners
+        known = owner >= 0
+        return len(events) - known, len(self.users) - (int(events[owner]) if known else 0)
+
     def find_owner(self, user: str) -> int:
         """Return the number of a user; a negative one for a user without events in the sample."""
         return self._number_by_user.get(user, _UNKNOWN_OWNER)
+
+    @cached_property
+    def _events_of_owners(self) -> NDArray[np.intp]:
+        return np.bincount(self.owner_numbers)
 
     @cached_property
     def _number_by_user(self) -> Mapping[str, int]:

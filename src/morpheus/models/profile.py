@@ -258,9 +258,8 @@ def find_filled_columns(events: pl.DataFrame, names: Sequence[str]) -> tuple[str
         names: The columns; those that the events do not have are left out.
     """
     allowed = (1 - MIN_FILLED) * events.height
-    return tuple(
-        name for name in names if name in events.columns and events[name].null_count() <= allowed
-    )
+    nulls = {series.name: series.null_count() for series in events}
+    return tuple(name for name in names if name in nulls and nulls[name] <= allowed)
 
 
 Surprise = tuple[NDArray[np.float64], NDArray[np.float64]]

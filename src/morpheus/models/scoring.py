@@ -362,6 +362,17 @@ def number_days(times: pl.Series, timezone: str = "UTC") -> IntArray:
     return np.asarray(local.dt.date().to_physical().cast(pl.Int64).to_numpy())
 
 
+def to_milliseconds(times: pl.Series) -> IntArray:
+    """Return each time in milliseconds since 1970, (n,).
+
+    >>> to_milliseconds(pl.Series(["1970-01-01T00:00:01.5"]).str.to_datetime(time_zone="UTC"))
+    array([1500])
+    """
+    if times.dtype == _MICROSECONDS:  # much faster than an expression, for a few times
+        return np.asarray(times.to_numpy().view(np.int64) // 1000)
+    return np.asarray(times.dt.epoch("ms").to_numpy())
+
+
 def number_sessions(
     days: IntArray, owners: NDArray[np.integer[Any]] | None = None
 ) -> NDArray[np.intp]:

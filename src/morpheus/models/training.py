@@ -187,6 +187,13 @@ class TrainJob(msgspec.Struct, frozen=True):
         copy_weights(self.start, parameters)
         return weights
 
+    def adopt_network(self, rng: np.random.Generator) -> Autoencoder:
+        """Return the network of a job that runs no epoch."""
+        weights = self.make_weights(TrainingSet.from_rows(self.rows), rng)
+        bias = unflatten(self.config, weights)["code_bias"]  # others are copied, so rounded already
+        bias[:] = round_to_float16(bias)
+        return Autoencoder(self.config, weights)
+
     def learning_rate(self, epoch: int) -> float:
         """Return the learning rate of an epoch, from 1; it falls linearly."""
         return LEARNING_RATE * max(FINAL_RATE_SHARE, 1 - (epoch - 1) / self.epochs)
@@ -264,6 +271,8 @@ def train_network(job: TrainJob) -> TrainResult:
     the best weights are kept. Without them it runs for all epochs.
     """
     rng = np.random.default_rng(job.seed)
+    if job.first_epoch > job.epochs:
+        return TrainResult(job.adopt_network(rng), job.epochs)
     data = TrainingSet.from_rows(job.rows).repeat()
     valid = None if job.validation is None else TrainingSet.from_rows(job.validation)
     weights = job.make_weights(data, rng)
