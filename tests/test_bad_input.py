@@ -336,6 +336,34 @@ def test_a_closed_stdout_is_an_error_only_for_what_writes_there(sink):
     assert "stdout is closed. Redirect it to a file" in done.stderr
 
 
+@pytest.mark.parametrize("end", ["", "\n"])
+@pytest.mark.parametrize("line", [1, 2, 3])
+def test_a_record_that_is_nested_too_deeply_is_rejected_with_its_line(folder, line, end):
+    deep = json.dumps(record(0))[:-1] + ', "deep": ' + "[" * 5000 + "]" * 5000 + "}"
+    rows = [json.dumps(record(number)) for number in (1, 2)]
+    rows.insert(line - 1, deep)
+    (folder / "deep.jsonl").write_text("\n".join(rows) + end)
+    message = rf"deep\.jsonl:{line}: the record is nested too deeply; use `--bad_record skip`"
+    assert_fails(run("deep.jsonl"), 1, message)
+
+
+def test_a_list_in_a_cell_that_is_nested_too_deeply_is_text(folder):
+    path = next((folder / "input").glob("*.csv"))
+    frame = pl.read_csv(path, infer_schema=False)
+    column = "requestParametersownersSetitems"
+    frame.with_columns(pl.lit("[" * 5000 + "]" * 5000).alias(column)).write_csv(path)
+    assert run(str(path)).exit_code == 0
+
+
+def test_a_result_that_is_nested_too_deeply_cannot_be_reported(folder):
+    run(filename="out/output.jsonl")
+    with (folder / "out" / "output.jsonl").open("a") as file:
+        file.write('{"eventID": ' + "[" * 5000 + "]" * 5000 + "}\n")
+    result = CliRunner().invoke(morpheus, ["report", "out/output.jsonl"])
+    assert result.exit_code == 2
+    assert "`out/output.jsonl` cannot be read: a value is nested too deeply." in result.output
+
+
 @pytest.mark.parametrize("option", ["--columns_file", "--labels_file"])
 def test_a_list_that_is_not_utf_8_is_an_error_with_its_line(folder, option):
     (folder / "list.txt").write_bytes("eventName\nété\n".encode("latin-1"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -38,6 +39,34 @@ def escape_control(text: str, *, keep: str = "") -> str:
         char if char.isprintable() or char in keep else char.encode("unicode_escape").decode()
         for char in text
     )
+
+
+_UNDEFINED = (b"\x81", b"\x8d", b"\x8f", b"\x90", b"\x9d")
+"""Bytes without a character in Windows-1252."""
+
+
+def _decode_windows_1252(error: UnicodeError) -> tuple[str, int]:
+    """Return the characters of bytes that are not UTF-8, and where they end; see `decode_text`."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    # Windows-1252 has no character for five bytes; Latin-1 has one for each.
+    found = (bytes([byte]) for byte in error.object[error.start : error.end])
+    texts = (each.decode("latin-1" if each in _UNDEFINED else "cp1252") for each in found)
+    return "".join(texts), error.end
+
+
+codecs.register_error("windows-1252", _decode_windows_1252)
+
+
+def decode_text(data: bytes) -> str:
+    """Decode UTF-8. Bytes that are not UTF-8 are read as Windows-1252, which old tools write.
+
+    Each byte keeps a character of its own, so that two names never become one.
+
+    >>> decode_text("Zoë".encode()), decode_text("Zoë".encode("cp1252"))
+    ('Zoë', 'Zoë')
+    """
+    return data.decode("utf-8", "windows-1252")
 
 
 def format_count(number: int, noun: str) -> str:

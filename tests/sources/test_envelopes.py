@@ -172,8 +172,55 @@ def test_document_with_a_lone_surrogate_is_read() -> None:
     ]
 
 
-def test_invalid_utf8_is_replaced() -> None:
-    assert decode_leniently(b'{"a":"\xff"}') == {"a": "\N{REPLACEMENT CHARACTER}"}
+def test_bytes_that_are_not_utf8_are_read_as_windows_1252() -> None:
+    assert decode_leniently('{"a":"Zoë €"}'.encode("cp1252")) == {"a": "Zoë €"}
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("form", DOCUMENTS)
+def test_a_document_that_is_cut_anywhere_is_told(form: str, indent: int | None) -> None:
+    assert_every_cut_is_told(json.dumps(DOCUMENTS[form]([C, D]), indent=indent).encode())
+
+
+@pytest.mark.parametrize("separator", [",\n", "\n,", ",", ", \r\n"])
+@pytest.mark.parametrize(("begin", "end"), [("[", "]"), ("[\n", "\n]\n"), ("[", "\n]")])
+def test_a_list_that_is_cut_anywhere_is_told(separator: str, begin: str, end: str) -> None:
+    data = (begin + separator.join(map(json.dumps, [C, D, C])) + end).encode()
+    assert_every_cut_is_told(data)
+
+
+def assert_every_cut_is_told(data: bytes) -> None:
+    for end in range(1, len(data.rstrip())):
+        blocks = [data[:end][start : start + 150] for start in range(0, end, 150)]
+        for parts in ([split_records(data[:end], FINDER)], split_record_blocks(blocks, FINDER)):
+            found = list(parts)
+            records = [record for part in found for record in part.raw_records]
+            is_told = any(part.errors or part.has_no_end for part in found)
+            assert is_told or not all(map(is_valid_json, records)), data[:end]
+    for found in ([split_records(data, FINDER)], [*split_record_blocks([data], FINDER)]):
+        assert not any(part.errors or part.has_no_end for part in found)
+
+
+@pytest.mark.parametrize("separator", [",\n", "\n,", ",", ", \r\n"])
+@pytest.mark.parametrize(("begin", "end"), [("[", "]"), ("[\n", "\n]\n"), ("[", "\n]")])
+@pytest.mark.parametrize("size", [99, 150, 1 << 20])
+def test_a_list_in_blocks_gives_the_records_of_the_list(
+    separator: str, begin: str, end: str, size: int
+) -> None:
+    data = (begin + separator.join(map(json.dumps, [C, D, C, D])) + end).encode()
+    blocks = [data[start : start + size] for start in range(0, len(data), size)]
+    found = [
+        json.loads(bytes(record))
+        for part in split_record_blocks(blocks, FINDER)
+        for text in part.raw_records
+        for record, _ in FINDER.examine(text)
+    ]
+    assert found == [C, D, C, D]
+
+
+def test_lines_with_a_time_in_brackets_are_no_list_without_an_end() -> None:
+    data = b"[2024-05-01 00:00:00] " + json.dumps(C).encode()
+    assert not split_records(data + b"\n" + data, FINDER).has_no_end
 
 
 def test_very_deep_nesting_is_rejected() -> None:

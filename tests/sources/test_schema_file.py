@@ -53,6 +53,34 @@ def read(columns_file: str | None, path: Path | str, **settings: Any) -> list[Ev
     return list(source.events(None, RunMetrics()))
 
 
+@pytest.mark.parametrize("extra", ["", 'fields = ["site"]\n', 'context = ["site"]\n'])
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_events_of_other_accounts_are_no_duplicates_in_any_format(
+    suffix: str, extra: str, tmp_path: Path
+) -> None:
+    door = written(tmp_path / "door.toml", f'account = "site"\n{extra}{SMALL}')
+    rows = [
+        {"at": "2024-05-31T09:00:00Z", "number": "1", "who.name": "ann", "site": site, "what": "in"}
+        for site in ("a", "b", None, "a")
+    ]
+    path, frame = tmp_path / f"log.{suffix}", pl.DataFrame(rows)
+    {"jsonl": frame.write_ndjson, "csv": frame.write_csv, "parquet": frame.write_parquet}[suffix](
+        path
+    )
+    [batch] = read(door, path)
+    sites = batch.table.to_frame()["site"].to_list()
+    assert sorted(site or "" for site in sites) == ["", "a", "b"]
+
+
+def test_a_schema_that_windows_wrote_is_read(tmp_path: Path) -> None:
+    log = written(tmp_path / "a.csv", "at,number,who.name,Größe\n2024-05-31T09:00:00Z,1,ann,5\n")
+    text = SMALL.replace('"what"', '"Größe"').replace("\n", "\r\n")
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "cp1252"):
+        (tmp_path / "door.toml").write_bytes(text.encode(encoding))
+        [batch] = read(str(tmp_path / "door.toml"), log)
+        assert batch.table.to_frame()["Größe"].to_list() == ["5"]
+
+
 def test_schema_defines_features_and_user(tmp_path: Path) -> None:
     door = written(tmp_path / "door.toml", SMALL)
     [batch] = read(door, written(tmp_path / "a.jsonl", lines(RECORDS)))
@@ -337,7 +365,7 @@ def test_missing_schema_is_reported_with_the_built_in_ones() -> None:
         (
             "$",
             "[columns]\nplace = { join = ['what', 'wat'] }",
-            r":8: `columns\.place\.join`: there is no column `wat`\. Did you mean `what`\?",
+            r":8: `columns\.place\.join`: .* `wat`\. Did you mean `what`\? If .* under `fields`",
         ),
         ("$", "[columns]\nplace = { join = ['what'] }", r":8: .*give two columns or more"),
         (

@@ -100,8 +100,17 @@ def test_bare_quote_inside_a_cell_is_a_quote() -> None:
     assert csv('a,b\n1,x"y\n').frame.rows() == [("1", 'x"y')]
 
 
-def test_invalid_utf8_is_replaced() -> None:
-    assert read_csv(b"a,b\n1,\xff\n", PATH).frame.rows() == [("1", "\N{REPLACEMENT CHARACTER}")]
+def test_bytes_that_are_not_utf8_are_read_as_windows_1252() -> None:
+    text = "Größe,b\nMüller,1\nMöller,2\n"
+    expected = read_csv(text.encode(), PATH).frame
+    assert expected["Größe"].to_list() == ["Müller", "Möller"]
+    assert read_csv(text.encode("cp1252"), PATH).frame.equals(expected)
+
+
+def test_each_byte_that_is_not_utf8_stays_different_from_the_others() -> None:
+    cells = [bytes([byte]) for byte in range(128, 256)]
+    frame = read_csv(b"a,b\n" + b"".join(b"x%b,1\n" % cell for cell in cells), PATH).frame
+    assert frame["a"].n_unique() == len(cells)
 
 
 def test_byte_order_mark_is_removed() -> None:
@@ -157,6 +166,21 @@ def test_parquet_becomes_text() -> None:
             "none": None,
         }
     ]
+
+
+def test_text_that_parquet_stores_as_bytes_is_read_as_text() -> None:
+    cells = ["ann", "Zoë", None, "a\nb"]
+    frame = pl.DataFrame({"user": cells, "in": [{"name": cell} for cell in cells]})
+    as_bytes = frame.with_columns(
+        pl.col("user").cast(pl.Binary),
+        pl.struct(pl.col("user").cast(pl.Binary).alias("name")).alias("in"),
+    )
+    assert parquet(as_bytes).frame.equals(parquet(frame).frame)
+
+
+def test_bytes_in_parquet_that_are_no_text_become_base64() -> None:
+    frame = parquet(pl.DataFrame({"hash": [b"\0\xff", b"\xfc"]})).frame
+    assert frame["hash"].to_list() == ['"AP8="', '"/A=="']
 
 
 def test_damaged_parquet_is_reported() -> None:

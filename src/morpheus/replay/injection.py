@@ -202,7 +202,7 @@ def _parse_record(text: bytes | msgspec.Raw, path: Path, line: int) -> CloudTrai
     expected = "an object with `eventTime`, `eventName`, `eventSource` and `userIdentity`"
     try:
         record = msgspec.json.decode(text, type=CloudTrailRecord)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise RecordError(f"{error}; a record is {expected}", file=path, line=line) from error
     complete = all(isinstance(record.get(name), str) for name in _REQUIRED_FIELDS)
     if not complete or not isinstance(record.get("userIdentity"), dict):
@@ -216,7 +216,7 @@ def _parse_record(text: bytes | msgspec.Raw, path: Path, line: int) -> CloudTrai
 def _decode_info(data: bytes) -> _TechniqueInfo:
     try:
         return msgspec.json.decode(data, type=_TechniqueInfo)
-    except msgspec.MsgspecError:  # a list of records, or JSON lines
+    except (msgspec.MsgspecError, RecursionError):  # a list of records, or JSON lines
         return _TechniqueInfo()
 
 

@@ -328,7 +328,7 @@ def _decode_explanation(text: str | None) -> Explanation | None:
     """Decode what `explain` wrote. None for text in another format."""
     try:
         return None if text is None else msgspec.json.decode(text, type=Explanation)
-    except (msgspec.DecodeError, UnicodeEncodeError):
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
         return None
 
 

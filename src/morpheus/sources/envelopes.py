@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from morpheus.sources.compression import (
     DEFAULT_LIMITS,
@@ -42,6 +43,7 @@ from morpheus.sources.json_records import (
     normalize_name,
     replace_surrogates,
 )
+from morpheus.text import decode_text
 
 ValueT = TypeVar("ValueT")
 Fields = Mapping[str, msgspec.Raw]
@@ -208,6 +210,8 @@ _BOM = codecs.BOM_UTF8
 _SEPARATORS = b" \t\r\n,\x1e\0" + _BOM
 """What may stand between documents. The bytes of the byte order mark begin no JSON."""
 _SEPARATOR_CHARACTERS = re.compile(r"[ \t\r\n,\x1e\0\ufeff]*")
+_LIST_BEGIN = re.compile(rb"[ \t\r\n,\x1e\0\xef\xbb\xbf]*\[[ \t\r\n]*(?:[\[{]|$)")
+"""The beginning of a list of records, not of a line with a time in brackets."""
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{8,}={0,2}\s*")
 _DOCUMENT_BOUNDARY = re.compile(rb"(?<=\})[ \t\r\n\x1e\xef\xbb\xbf]*(?=\{)")
 _NEXT_DOCUMENT = re.compile(r"\n[\x1e\ufeff]?(?=\{)")
@@ -455,7 +459,7 @@ class RecordFinder:
         """
         if self._is_part_of_record(text):
             return [], text
-        whole, at, brackets = text.decode("utf-8", "replace"), 0, ""
+        whole, at, brackets = decode_text(text), 0, ""
         for _ in range(_MAX_DEPTH):
             opener = whole[at : at + 1]
             if not opener or opener not in "[{":
@@ -801,12 +805,14 @@ class Records(msgspec.Struct, frozen=True):
         line_numbers: Line (JSON lines) or number (documents) of each record, from 1.
         errors: Parts of the file that could not be split into records.
         num_lost: Number of records in these parts, as far as it can be seen.
+        has_no_end: Whether the file is a list without its end, as if it were cut after a record.
     """
 
     raw_records: Sequence[RawJson]
     line_numbers: Sequence[int]
     errors: ParseErrors = ()
     num_lost: int = 0
+    has_no_end: bool = False
 
 
 def split_records(data: bytes, finder: RecordFinder) -> Records:
@@ -840,7 +846,7 @@ def split_records(data: bytes, finder: RecordFinder) -> Records:
         return split_records(repaired, finder)
     lines = data.split(b"\n")
     if _are_json_lines(lines) or _CONTAINER_LINE.match(lines[0]):
-        return _split_lines(lines, finder)
+        return replace(_split_lines(lines, finder), has_no_end=_is_open_list(data))
     return _split_other(data, lines, finder)
 
 
@@ -863,7 +869,7 @@ def split_record_blocks(
     Raises:
         RecordError: A limit is exceeded.
     """
-    rest, line = b"", 1
+    rest, line, tail = b"", 1, b""
     blocks = iter(blocks)
     first = next(blocks, b"")
     if not _starts_with_lines(first):
@@ -878,6 +884,9 @@ def split_record_blocks(
         records = _split_lines(data.split(b"\n"), finder)
         yield Records(records.raw_records, [line - 1 + number for number in records.line_numbers])
         line += data.count(b"\n")
+        tail = data.rstrip(_SEPARATORS)[-1:] or tail
+    if _LIST_BEGIN.match(first) and tail != b"]":
+        yield Records([], [], has_no_end=True)
 
 
 def _starts_with_lines(block: bytes) -> bool:
@@ -969,7 +978,12 @@ def _split_other(data: bytes, lines: list[bytes], finder: RecordFinder) -> Recor
         if sum(1 for _ in islice(known, enough)) == enough:
             return _split_lines(lines, finder)
     errors = [(None, reason) for _, reason in broken]
-    return Records(texts, range(1, len(texts) + 1), errors, lost)
+    return Records(texts, range(1, len(texts) + 1), errors, lost, _is_open_list(data))
+
+
+def _is_open_list(data: bytes) -> bool:
+    """Return whether a text is a list without its end, such as a log that is still appended to."""
+    return bool(_LIST_BEGIN.match(data)) and not data.rstrip(_SEPARATORS).endswith(b"]")
 
 
 class _CompleteItems(msgspec.Struct):
@@ -1041,7 +1055,7 @@ def _split_documents(data: bytes) -> tuple[list[RawJson], list[tuple[bytes, str]
         return pieces, []
     if is_valid_json(repaired := _TRAILING_COMMA.sub(b"", data)):
         return [repaired], []
-    text = data.decode("utf-8", "replace")
+    text = decode_text(data)
     # A log that is appended to as one list has no end.
     text = text[1:] if text[:1] == "[" and not text.endswith("]") else text
     at = _skip_separators(text, 0)

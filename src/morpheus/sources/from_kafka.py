@@ -49,7 +49,7 @@ from morpheus.sources.schema_file import is_schema_file
 from morpheus.sources.time_range import check_time_format, check_timezone
 from morpheus.storage.object_store import ObjectPath
 from morpheus.storage.spill import SpillDir
-from morpheus.text import NOTICE, format_count, quote_backtick, suggest
+from morpheus.text import NOTICE, decode_text, format_count, quote_backtick, suggest
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message, TopicPartition
@@ -225,7 +225,7 @@ class MessageDecoder(msgspec.Struct, frozen=True):
     def _make_columns(self, headers: Sequence[tuple[str, bytes | None]]) -> bytes:
         """Return the headers that become columns, as fields of JSON."""
         values = dict.fromkeys(self.header_columns.values(), "") | {
-            self.header_columns[name]: (text or b"").decode("utf-8", "replace")
+            self.header_columns[name]: decode_text(text or b"")
             for name, text in headers
             if name in self.header_columns
         }

@@ -27,6 +27,7 @@ from msgspec.structs import astuple
 
 from morpheus.errors import UsageError
 from morpheus.sources.cut_records import RawJson, RecordCutter
+from morpheus.text import decode_text
 
 ParseErrors = Sequence[tuple[int | None, str]]
 """What could not be read: its line or number, or None for the file, and the reason."""
@@ -39,7 +40,7 @@ def decode_leniently(text: RawJson) -> object:
         ValueError: The text is not JSON even so.
         RecursionError: The value is nested too deeply.
     """
-    return replace_surrogates(json.loads(bytes(text).decode("utf-8", "replace")))
+    return replace_surrogates(json.loads(decode_text(bytes(text))))
 
 
 def replace_surrogates(value: object) -> object:

@@ -273,9 +273,9 @@ class Reader:
         self, path: LogPath, file_type: str, data: bytes
     ) -> tuple[RecordChunk, pl.DataFrame | None]:
         if file_type == "json":
-            return _make_chunk(
-                path, split_records(to_utf8(data), self.log_format.record_finder), 0, len(data)
-            ), None
+            records = split_records(to_utf8(data), self.log_format.record_finder)
+            _check_end(path, records)
+            return _make_chunk(path, records, 0, len(data)), None
         drop = self.log_format.drop_characters
         if file_type == "csv":
             return self._from_table(path, read_csv(data, path, drop, self.limits), file_type)
@@ -290,6 +290,7 @@ class Reader:
             blocks = self._read_blocks(path)
             finder = self.log_format.record_finder
             for records in split_record_blocks(blocks, finder, path, self.limits):
+                _check_end(path, records)
                 yield _make_chunk(path, records, first_index, BLOCK_SIZE), None
                 first_index += len(records.raw_records)
         elif file_type == "csv":
@@ -392,9 +393,8 @@ class Reader:
 
     def _check_header(self, path: LogPath, table: Table) -> None:
         for name, names in table.duplicate_columns.items():
-            quoted = " and ".join(f"`{original}`" for original in names)
             logger.warning(
-                "%s: %s are one column `%s`; the first value is used.", path, quoted, name
+                "%s: %s; the first value is used.", path, _describe_same_name(name, names)
             )
         names = table.frame.columns
         if self.log_format.time_column not in names and not self.skip_bad_records:
@@ -865,6 +865,27 @@ def _list_hours(moments: NDArray[np.int64], span: tuple[int, int, int]) -> tuple
     if first // _HOUR_US == last // _HOUR_US:
         return (first // _HOUR_US,)
     return tuple(np.unique(moments // _HOUR_US).tolist())
+
+
+def _describe_same_name(name: str, originals: Sequence[str]) -> str:
+    """Say that columns of a table have one name.
+
+    >>> _describe_same_name("ab", ["a.b", "ab"]), _describe_same_name("", ["", ""])
+    ('`a.b` and `ab` are one column `ab`', '2 columns have no name')
+    """
+    if len(set(originals)) > 1:
+        return " and ".join(f"`{original}`" for original in originals) + f" are one column `{name}`"
+    called = f"are called `{name}`" if name else "have no name"
+    return f"{len(originals)} columns {called}"
+
+
+def _check_end(path: LogPath, records: Records) -> None:
+    if records.has_no_end and not records.errors:
+        logger.warning(
+            "%s: the list of events has no end, `]`. All events in it are read. If the file is "
+            "truncated, download it again: others are missing.",
+            path,
+        )
 
 
 def _make_chunk(path: LogPath, records: Records, first_index: int, num_bytes: int) -> RecordChunk:

@@ -322,7 +322,10 @@ _NO_ROW = (b"", b"[]")
 
 
 def _decode_object(line: bytes) -> dict[str, msgspec.Raw]:
-    return msgspec.json.decode(line, type=dict[str, msgspec.Raw])
+    try:
+        return msgspec.json.decode(line, type=dict[str, msgspec.Raw])
+    except RecursionError as error:
+        raise msgspec.DecodeError("a value is nested too deeply") from error
 
 
 def _remove_white_space(row: dict[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:

@@ -48,6 +48,7 @@ from morpheus.features.derived import (
     map_families,
     map_values,
 )
+from morpheus.sources.compression import to_utf8
 from morpheus.sources.envelopes import Envelope
 from morpheus.sources.group_by_user import RecordOrder
 from morpheus.sources.json_records import flatten_name, normalize_name
@@ -61,7 +62,7 @@ from morpheus.sources.log_format import (
     extract_state,
     split_prefix,
 )
-from morpheus.text import suggest, suggest_path
+from morpheus.text import decode_text, suggest, suggest_path
 
 TomlKey = str | int
 """A key of a table, or an index in an array of tables."""
@@ -413,7 +414,7 @@ def load_schema(name: str, option: str = SCHEMA_OPTION) -> Schema:
     """
     file = Path(name)
     if file.is_file():
-        return _parse_schema(file.read_text(encoding="utf-8", errors="replace"), name, option)
+        return _parse_schema(decode_text(to_utf8(file.read_bytes())), name, option)
     if name in list_builtin_schemas():
         return load_builtin_schema(name)
     raise UsageError(
@@ -535,8 +536,10 @@ class _SchemaBuilder:
         return tuple(dict.fromkeys(map(self._to_column, paths)))
 
     def _list_context_columns(self) -> tuple[str, ...]:
-        context, duplicates = self.spec.context, self.spec.duplicates
-        return self._to_columns("context", [*context, *([duplicates.column] if duplicates else [])])
+        """List the columns to keep: an event cannot be told from another one without some."""
+        spec = self.spec
+        duplicates = [spec.duplicates.column] if spec.duplicates else []
+        return self._to_columns("context", [*spec.context, *duplicates, *as_list(spec.account)])
 
     def _read_caseless_columns(self, features: Iterable[str]) -> tuple[str, ...]:
         known = {*map(self._to_column, self._iter_paths(features)), *self.columns}
@@ -706,7 +709,9 @@ class _SchemaBuilder:
         for name in names:
             if self._to_column(name) not in known:
                 problem = f"`{'.'.join(map(str, keys))}`: there is no column "
-                raise self.file.error_at((*keys, name), problem + did_you_mean(name, sorted(known)))
+                problem += did_you_mean(name, sorted(known))
+                hint = " If the log has such a column, name it under `fields`."
+                raise self.file.error_at((*keys, name), problem + hint)
         return tuple(map(self._to_column, names))
 
     def _make_event_fields(self, features: Iterable[str]) -> EventFields:

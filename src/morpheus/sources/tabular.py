@@ -53,7 +53,7 @@ from morpheus.sources.json_records import (
     to_text,
 )
 from morpheus.sources.log_format import LogFormat, prefix_number
-from morpheus.text import quote_backtick
+from morpheus.text import decode_text, quote_backtick
 
 logger = logging.getLogger(__name__)
 
@@ -227,7 +227,7 @@ def _read_preamble(data: bytes) -> tuple[Dialect, int]:
     while True:
         start += len(data[start : start + 4096]) - len(data[start : start + 4096].lstrip(b"\r\n"))
         if found := _SEPARATOR_LINE.match(data, start):
-            separator = found[1].decode("utf-8", "replace")
+            separator = decode_text(found[1])
         elif not (found := _TYPE_LINE.match(data, start)):
             break
         start = found.end()
@@ -236,7 +236,7 @@ def _read_preamble(data: bytes) -> tuple[Dialect, int]:
         names = re.sub(rb'"[^"]*"', b"", line)
         counts = {each: names.count(each.encode()) for each in _SEPARATORS}
         separator = max(counts, key=lambda each: counts[each])
-    header = data[start : start + _MAX_HEADER_BYTES].partition(b"\n")[0].decode("utf-8", "replace")
+    header = decode_text(data[start : start + _MAX_HEADER_BYTES].partition(b"\n")[0])
     spaced = header.count(f"{separator} ")
     return Dialect(separator, spaced > 0 and spaced == header.count(separator)), start
 
@@ -624,7 +624,7 @@ def cell_to_text(value: object) -> str | None:
         return moment.isoformat().replace("+00:00", "Z")
     if isinstance(value, Mapping | list | tuple | set | frozenset):
         return _encode_object(value)
-    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    text = decode_text(value) if isinstance(value, bytes) else str(value)
     return str(replace_surrogates(text))
 
 
@@ -653,7 +653,7 @@ def _convert_lists(
     for text in texts:
         try:
             changed[text] = to_text(convert(msgspec.json.decode(text)))
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             continue
     return column.replace(list(changed), list(changed.values())) if changed else column
 
@@ -672,7 +672,8 @@ def select_wanted(
         return columns
     wanted = frozenset(map(normalize_name, wanted_columns))
     # Text may hold an object with wanted columns.
-    texts = {n for n, kind in frame.schema.items() if kind in {pl.String, pl.Object}}
+    kinds = {pl.String, pl.Binary, pl.Object}
+    texts = {name for name, kind in frame.schema.items() if kind in kinds}
     return [
         column
         for column in columns
@@ -738,7 +739,7 @@ def _write_whole_numbers(column: pl.Series) -> pl.Series:
 
 def _read_header(data: bytes, dialect: Dialect) -> list[str]:
     # A quoted name may contain a line break, so the header may have several lines.
-    head = io.StringIO(data[:_MAX_HEADER_BYTES].decode("utf-8", "replace"), newline="")
+    head = io.StringIO(decode_text(data[:_MAX_HEADER_BYTES]), newline="")
     return next((row for row in csv.reader(head, **dialect.csv_options) if row), [])
 
 
@@ -777,7 +778,7 @@ def _swallows_any_row(data: bytes, ends: Sequence[int], width: int, dialect: Dia
     texts = data.split(b"\n")
     for begin, end in pairwise(ends):
         if end - begin > 1:
-            lines = [text.decode("utf-8", "replace") for text in texts[begin - 1 : end - 1]]
+            lines = [decode_text(text) for text in texts[begin - 1 : end - 1]]
             if _swallows_rows(lines, width, dialect):
                 return True
     return False
@@ -900,7 +901,7 @@ def _iter_rows(data: bytes, width: int, dialect: Dialect) -> Iterator[tuple[int,
 
     A quote that is not closed only costs the line in which it is opened.
     """
-    source = _Lines(data.decode("utf-8", "replace"))
+    source = _Lines(decode_text(data))
     reader = csv.reader(source, strict=True, **dialect.csv_options)
     in_header = True
     while True:
@@ -959,10 +960,31 @@ def _to_text_column(column: pl.Series) -> pl.Series:
         return column.cast(pl.String).str.to_titlecase()
     if kind.is_float():
         return column.fill_nan(None).cast(pl.String)
-    if kind in {pl.Binary, pl.Object} or kind.is_nested():
+    if kind == pl.Binary:
+        return pl.Series(column.name, map(_binary_to_text, column.to_list()), dtype=pl.String)
+    if kind == pl.Object or kind.is_nested():
         texts = [None if cell is None else encode_json(cell).decode() for cell in column.to_list()]
         return pl.Series(column.name, texts, dtype=pl.String)
     return column.dt.to_string("iso") if kind == pl.Duration else column.cast(pl.String)
+
+
+_NO_TEXT = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
+"""Characters that text does not contain."""
+
+
+def _binary_to_text(cell: bytes | None) -> str | None:
+    """Convert a cell of bytes. Hive, Impala and Spark write text so; other bytes become base64.
+
+    >>> _binary_to_text("Zoë".encode()), _binary_to_text(bytes([0, 255]))
+    ('Zoë', '"AP8="')
+    """
+    if cell is None:
+        return None
+    try:
+        text = cell.decode()
+    except UnicodeDecodeError:
+        text = "\0"
+    return encode_json(cell).decode() if _NO_TEXT.search(text) else text
 
 
 def _first_line(error: BaseException) -> str:

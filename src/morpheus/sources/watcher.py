@@ -752,6 +752,8 @@ def _is_complete(path: Path, *, is_csv: bool) -> bool:
             msgspec.json.decode(path.read_bytes().removeprefix(_BOM), type=msgspec.Raw)
     except (MorpheusError, msgspec.DecodeError) as error:
         return "malformed" in str(error)  # it is no JSON, as the reader will say
+    except RecursionError:
+        return True  # the reader rejects it
     return True
 
 
@@ -774,6 +776,8 @@ def _is_json_object(line: bytes) -> bool:
         msgspec.json.decode(line, type=dict[str, msgspec.Raw])
     except msgspec.DecodeError:
         return False
+    except RecursionError:
+        return True  # the reader rejects it
     return True
 
 
