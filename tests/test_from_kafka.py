@@ -999,7 +999,7 @@ def wait_for_rows(broker, topic, number, process):
     while len(read_topic(broker, f"{topic}-rows")) < number:
         assert process.poll() is None, "it has ended"
         assert time.monotonic() < deadline, "no rows"
-        time.sleep(0.1)
+        time.sleep(0.5)
 
 
 def wait_for_log(state, text):
@@ -1091,7 +1091,7 @@ def test_rows_do_not_wait_for_the_states_and_a_killed_process_repeats_none_in_an
         deadline = time.monotonic() + 60
         while len(found := rows_by_id(broker, topic)) < (at + 40) * len(USERS):
             assert time.monotonic() < deadline, state.with_suffix(".log").read_text()
-            time.sleep(0.1)
+            time.sleep(0.5)
         if at < 80:
             process.kill()
             process.wait()

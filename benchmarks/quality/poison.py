@@ -41,6 +41,7 @@ from morpheus.models.retraining import (
     count_flagged,
     freeze,
     score_daily,
+    update,
 )
 from quality import commits, fleet
 from quality.trial import WHEN, half
@@ -59,12 +60,14 @@ BLENDED = 0.6
 """Share of the other user's events that may be blended in. The rest is scored."""
 START = datetime(2026, 1, 1, tzinfo=UTC)
 FIXED, STATE, ALWAYS = "never", "never, with --state", "always"
+RETRAIN, UPDATE = "morpheus retrain", "morpheus retrain --update"
 RULES: Mapping[str, Guard | None] = {
     FIXED: None,
     STATE: None,
     ALWAYS: Guard(threshold=-1.0, trim=0.0, freeze=False, anchor=False),
     "threshold only": Guard(trim=0.0, freeze=False, anchor=False),
-    "morpheus retrain": Guard(),
+    UPDATE: Guard(),
+    RETRAIN: Guard(),
 }
 """The rules of updating."""
 
@@ -223,8 +226,8 @@ class Learner:
         """Return events as the guard takes them."""
         return UserEvents(self.user, frame.select(self.people.columns), frame["time_"])
 
-    def learn(self, run: pl.DataFrame, guard: Guard) -> Fingerprint:
-        """Retrain during a run, and return the last fingerprint."""
+    def learn(self, run: pl.DataFrame, guard: Guard, *, updates: bool) -> Fingerprint:
+        """Retrain or update during a run, and return the last fingerprint."""
         champion = self.first
         for end in range(HISTORY + BETWEEN, HISTORY + STEPS + 1, BETWEEN):
             given = self.events(_between(run, end - WINDOW, end))
@@ -235,7 +238,11 @@ class Learner:
                 return freeze(self.first, START.date())
             chosen = review.selection
             learned = chosen.learned[chosen.usable]
-            if learned.sum() >= LEAST_LEARNT:
+            if learned.sum() < LEAST_LEARNT:
+                continue
+            if updates:
+                champion = update(champion, given, chosen)
+            else:
                 kept = given.take(chosen.usable)
                 champion = train(
                     kept, self.people, self.population, None if learned.all() else learned
@@ -246,7 +253,9 @@ class Learner:
         """Renew the fingerprint by a rule."""
         guard, state = RULES[rule], UsageState()
         self.frozen = False
-        fingerprint = self.first if guard is None else self.learn(run, guard)
+        fingerprint = self.first
+        if guard is not None:
+            fingerprint = self.learn(run, guard, updates=rule == UPDATE)
         if rule == STATE:
             later = _between(run, HISTORY, HISTORY + STEPS)
             score_daily(fingerprint, self.events(later), state)

@@ -14,18 +14,17 @@ TINY = 30
 
 def tables(size: Size) -> Iterator[Table]:
     """Train and score tiny users on one machine, and on one worker."""
-    users = size.users(5000)
+    users = size.users(2000)
     folder = size.scratch / "tiny"
     names = [f"user-{n:05}" for n in range(users)]
     events = flat(names * TINY, folder)
-    train = ("--train_min_history=20",)
     table = Table(
         f"{users:,} users of {TINY} events each: {events:,} events",
         ["engine", "wall s", "CPU s", "CPU ms per user", "relative to local"],
         note="Relative to local: in CPU seconds, including the start and the end of the cluster.",
     )
-    here = chain(folder, size.scratch / "here.csv", *alone(), train=train)
-    there = chain(folder, size.scratch / "there.csv", *dask(1), train=train)
+    here = chain(folder, size.scratch / "here.csv", *alone())
+    there = chain(folder, size.scratch / "there.csv", *dask(1))
     for name, run in (("local, 1 process", here), ("dask, 1 worker", there)):
         table.add(name, run.wall, run.cpu, 1000 * run.cpu / users, run.cpu / here.cpu)
     yield table
