@@ -274,6 +274,29 @@ def user_event(name: str, account: str = "012") -> dict[str, str]:
     return {TYPE: "IAMUser", NAME: name, ACCOUNT: account}
 
 
+@pytest.mark.parametrize(
+    ("log", "event", "column"),
+    [
+        (CLOUDTRAIL_FORMAT, {TYPE: "IAMUser", ACCOUNT: "012"}, NAME),
+        (CLOUDTRAIL_FORMAT, {TYPE: "AssumedRole", ACCOUNT: "012"}, ISSUER),
+        (AZURE_FORMAT, {}, "userPrincipalName"),
+        (DUO_FORMAT, {}, "username"),
+    ],
+)
+def test_names_that_differ_after_a_line_break_are_two_actors(log, event, column):
+    names = ["ann\none", "ann\ntwo", "\nann", "ann"]
+    actors = [called(log, event | {column: name})[0] for name in names]
+    assert len(set(actors)) == len(names)
+    assert all(name in actor for name, actor in zip(names, actors, strict=True))
+
+
+def test_an_actor_with_a_line_break_is_identified_by_its_whole_name() -> None:
+    rules = [ActorRule("user", "{name/(.+)/}")]
+    events = pl.DataFrame({"name": ["ann\none"]})
+    [[condition]] = find_identity(events, "ann\none", rules)
+    assert condition == FieldCondition("name", ("ann\none",), ())
+
+
 def test_an_actor_is_identified_by_what_its_name_was_made_of() -> None:
     person = {TYPE: "AssumedRole", ISSUER: "a", PRINCIPAL: "AROA1:Ann@X.org", ARN: "a/session"}
     other = person | {ISSUER: "b", PRINCIPAL: "AROA2:ann@x.org"}

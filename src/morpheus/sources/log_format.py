@@ -83,6 +83,8 @@ def _extract_part(column: str, index: int, *, min_parts: int) -> pl.Expr:
 
 _PLACEHOLDER = re.compile(r"\{(\w+)(?:/(.+?)/)?\}")
 """`{column}`, or `{column/pattern/}` for the match of the pattern's group."""
+_SPANS_LINES = "(?s)"
+"""Makes a dot match line breaks, too: two names that differ after one are two actors."""
 _NO_IDENTITY = ("service", "account", "unknown")
 """Types of actors that act for others, or that the record does not tell."""
 _RESULT = "_result_"
@@ -349,7 +351,7 @@ def _cut_after_match(texts: pl.Series, pattern: str) -> list[str]:
     """Return texts up to the character after the match of a pattern, which ends its last word."""
     if not pattern or pattern.endswith("$"):
         return texts.to_list()
-    matches = texts.str.extract(pattern, 0).to_list()
+    matches = texts.str.extract(_SPANS_LINES + pattern, 0).to_list()
     return [
         text[: text.index(match) + len(match) + 1]
         for text, match in zip(texts.to_list(), matches, strict=True)
@@ -366,7 +368,7 @@ def _parse_template(template: str) -> Iterable[pl.Expr]:
         yield pl.lit(template[start : placeholder.start()])
         column, pattern = placeholder.groups()
         value = pl.col(column)
-        yield value.str.extract(pattern.replace(r"\/", "/"), 1) if pattern else value
+        yield value.str.extract(_SPANS_LINES + pattern.replace(r"\/", "/"), 1) if pattern else value
         start = placeholder.end()
     yield pl.lit(template[start:])
 
