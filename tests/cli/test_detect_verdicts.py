@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -187,3 +188,50 @@ def test_the_file_that_is_written_anew_is_not_read(again: Path) -> None:
     done = execute(again, "detect", "bucket/json", option, own)
     assert done.returncode == 2
     assert f"--suppressions: `{OUT}/suppressions.toml` is replaced with --verdicts" in done.stderr
+
+
+DOORS = """
+name = "doors"
+time = "at"
+user = "who"
+id = "number"
+features = ["what", "door", "size", "hourkind"]
+"""
+FIELDS = '[event_fields]\naction = "what"\n'
+
+
+def write_doors(folder: Path, schema: str) -> None:
+    """Write a log of eight users, each with one day that is unusual."""
+    rng, rows = np.random.default_rng(5), list[dict[str, object]]()
+    for day in range(30):
+        for user in range(8):
+            usual = [("abc"[a], "xy"[b], int(c)) for a, b, c in rng.integers(0, [3, 2, 4], (20, 3))]
+            strange = [("DELETE", "cellar", 999)] * 5 if day == 22 + user else []
+            for number, (what, door, size) in enumerate(usual + strange):
+                at = f"2026-09-{day + 1:02}T08:{number:02}:00Z"
+                event = {"at": at, "who": f"u{user}", "what": what, "door": door, "size": size}
+                rows.append({**event, "number": f"{day}-{user}-{number}"})
+    (folder / "doors.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "doors.toml").write_text(schema)
+
+
+@pytest.mark.parametrize("is_described", [True, False])
+def test_a_verdict_on_a_log_with_an_own_schema_hides_or_is_said_to_hide_nothing(
+    is_described: bool,  # noqa: FBT001 - a parameter of the test
+    tmp_path: Path,
+) -> None:
+    write_doors(tmp_path, DOORS + (FIELDS if is_described else ""))
+    words = ("doors.jsonl", "--source=doors.toml")
+    before = detect(tmp_path, *words)
+    [row] = read_alerts(tmp_path).filter(pl.col("actor") == "u3").head(1).to_dicts()
+    about = {"incident": row["incident_id"], "user": "u3", "verdict": "expected"}
+    time = {"start": row["at"], "end": "2026-09-26T08:59:00Z", "events": 5}
+    columns = [{"column": name, "value": None} for name in row["top_columns"].split(", ")]
+    option = write_verdicts(tmp_path, {**about, **time, "columns": columns})
+    after = detect(tmp_path, *words, option)
+    if is_described:
+        assert "Hidden      1 incident" in after.done.stderr
+    else:
+        assert f"Not hidden  incident {row['incident_id']}, expected: " in after.done.stderr
+    assert after.counts[0] == before.counts[0] - is_described
+    assert (row["incident_id"] in set(read_alerts(tmp_path)["incident_id"])) is not is_described

@@ -434,7 +434,7 @@ def _write_suppressions(
             userid_column_name=ACTOR_OPTION,
             bad_record="skip",
         )
-    sources = TuningSources(files, ACTOR_OPTION, replay=replay)
+    sources = TuningSources(files, ACTOR_OPTION, replay=replay, log=kind.log_format.describe())
     proposals, _ = make_proposals(sources, verdicts, DEFAULT_DAYS)
     out.mkdir(parents=True, exist_ok=True)
     with atomic_write(out / SUPPRESSIONS_FILE) as file:
@@ -544,13 +544,22 @@ def _print_hidden(metrics: RunMetrics, proposals: Proposals | None) -> None:
     lines += [f"{label}: expired" for label in metrics.expired]
     for place, line in enumerate(lines):
         _print_facts({"" if place else "Hidden": line})
-    for proposal in () if proposals is None else proposals.proposals:
-        if proposal.conflicts:
-            _print_facts({"Rejected": f"{proposal.rule.label}: {'; '.join(proposal.conflicts)}"})
+    if proposals is not None:
+        _print_unmet(proposals)
     if metrics.accepted or metrics.excluded:
         accepted = format_count(metrics.accepted, "accepted event")
         excluded = format_count(metrics.excluded, "dangerous event")
         _print_facts({"Training": f"{accepted} added, {excluded} left out"})
+
+
+def _print_unmet(proposals: Proposals) -> None:
+    """Print which verdicts hide nothing."""
+    for proposal in proposals.proposals:
+        if proposal.conflicts:
+            _print_facts({"Rejected": f"{proposal.rule.label}: {'; '.join(proposal.conflicts)}"})
+    for verdict in proposals.unactionable:
+        reason = "it has no user, or no value by which others like it could be found"
+        _print_facts({"Not hidden": f"incident {verdict.incident}, {verdict.verdict}: {reason}"})
 
 
 def _explain_none(metrics: RunMetrics) -> str:

@@ -18,7 +18,7 @@ from msgspec import structs
 
 from morpheus.cli.chain import command_from_dataclass
 from morpheus.cli.output import EXIT_FAILURE, echo, interruptible, print_table
-from morpheus.columns import INCIDENT_ID, POPULATION_USER, TIME
+from morpheus.columns import INCIDENT_ID, POPULATION_USER, TIME, LogDescription
 from morpheus.core.stage import option
 from morpheus.errors import UsageError
 from morpheus.models.scoring import number_days
@@ -123,12 +123,14 @@ class TuningSources(msgspec.Struct, frozen=True):
         user_column: User column of past alerts and logs; empty for the first known one.
         timezone: Time zone of the days of incidents.
         replay: How attacks are replayed; None to replay none.
+        log: Description of the log; None for what the columns of past alerts tell.
     """
 
     files: Sequence[Path]
     user_column: str = ""
     timezone: str = "UTC"
     replay: ReplayConfig | None = None
+    log: LogDescription | None = None
 
     @classmethod
     def from_options(cls, options: SuppressOptions) -> TuningSources:
@@ -150,9 +152,10 @@ class TuningSources(msgspec.Struct, frozen=True):
         """Read the past alerts."""
         results = ResultFiles.find(self.files, self.user_column)
         if results is None:
-            return PastAlerts.empty(find_log("", ()))
+            return PastAlerts.empty(self.log or find_log("", ()))
         frames = [self._identify(rows, user) for user, rows in results.iter_by_user()]
-        return PastAlerts.from_rows(pl.concat(frames, how="diagonal_relaxed"), results.log)
+        rows = pl.concat(frames, how="diagonal_relaxed")
+        return PastAlerts.from_rows(rows, self.log or results.log)
 
     def _identify(self, rows: pl.DataFrame, user: str | None) -> pl.DataFrame:
         """Add the user, and the id of the incident if the rows have none."""

@@ -404,11 +404,16 @@ class LogKind(msgspec.Struct, frozen=True):
         make = cast("Callable[..., FileSource]", load_stage(self.word))
         return make(input_glob=tuple(globs), **values)
 
+    @property
+    def log_format(self) -> LogFormat:
+        """The format of its records."""
+        if self.columns_file:
+            return load_schema(self.columns_file).log_format
+        return known_log_formats()[self.word]
+
     def list_columns(self) -> frozenset[str]:
         """Return the columns that its records can have."""
-        if self.columns_file:
-            return frozenset(load_schema(self.columns_file).log_format.columns)
-        return frozenset(known_log_formats()[self.word].columns)
+        return frozenset(self.log_format.columns)
 
 
 def list_kinds() -> list[LogKind]:
