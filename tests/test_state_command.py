@@ -144,6 +144,17 @@ def test_export_writes_bounded_json_lines(file: Path, tmp_path: Path) -> None:
     assert state["event_times"][2:] == [JANUARY + 2_000_000, "... (300 values)"]
 
 
+@pytest.mark.parametrize("name", ["state.db", "link.jsonl", "./state.db-wal"])
+def test_an_export_does_not_replace_the_state_file(file: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "link.jsonl").hardlink_to(file)
+    before = file.read_bytes()
+    output = file.parent / name.replace("state.db", file.name)
+    result = command("export", file, f"--filename={output}")
+    assert result.exit_code == 2
+    assert "is the state file itself, and would be replaced. Give another file." in result.stderr
+    assert file.read_bytes() == before
+
+
 def test_reset_removes_nothing_without_delete_and_then_only_what_was_asked_for(file: Path) -> None:
     before = contents_of(file)
     listed = command("reset", file, "--user=ann", "--user=bob")

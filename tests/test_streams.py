@@ -514,6 +514,34 @@ def test_a_file_that_is_rotated_is_followed_by_a_new_one(tmp_path: Path, rotate:
     assert path.read_bytes() == b"", "what came after the position is cut"
 
 
+@pytest.mark.parametrize("block", ["folder", "file"])
+def test_rows_in_a_file_that_was_renamed_are_not_written_again_while_there_can_be_no_new_file(
+    tmp_path: Path, block: str
+) -> None:
+    path = tmp_path / "logs" / "out.csv"
+    file = AppendedFile(path, None)
+    file.write(b"a\n")
+    moved, blocked = tmp_path / "moved", path if block == "file" else path.parent
+    path.parent.rename(moved)
+    if block == "file":
+        path.mkdir(parents=True)
+    else:
+        blocked.touch()
+    position = file.sync()  # `a` is in the renamed file: an error would bring it again
+    assert (moved / "out.csv").read_bytes() == b"a\n"
+    with pytest.raises(TransientError, match="Cannot write"):
+        file.write(b"b\n")
+    assert file.sync() == position
+    blocked.rmdir() if blocked.is_dir() else blocked.unlink()
+    file.write(b"b\n")
+    file.sync()
+    file.close()
+    assert path.read_bytes() == b"b\n"
+    again = AppendedFile(path, position)
+    again.close()
+    assert path.read_bytes() == b"b\n", "the position is not one of the new file"
+
+
 def test_a_stream_without_state_writes_what_one_run_writes(case: Case, tmp_path: Path) -> None:
     output = tmp_path / "out.csv"
     stages = case.stages(case.folder / "logs", FILES, (ToFile(filename=str(output)),), watch=True)

@@ -51,6 +51,18 @@ def test_stdout_has_the_shares_caught_and_stderr_the_counts(techniques: Path) ->
     )
 
 
+@pytest.mark.parametrize("option", ["--input_glob", "--train_data_glob"])
+def test_the_trials_do_not_replace_a_log(techniques: Path, tmp_path: Path, option: str) -> None:
+    log = tmp_path / "log.csv"
+    log.write_bytes((TRAINING / "role-g.csv").read_bytes())
+    inputs = log if option == "--input_glob" else TRAINING / "role-g.csv"
+    words = [f"--train_data_glob={log}"] if option == "--train_data_glob" else []
+    done = replay(f"--techniques={techniques}", f"--filename={log}", *words, glob=inputs)
+    assert done.exit_code == 2
+    assert "is one of the input logs, and would be replaced. Give another file." in done.stderr
+    assert log.read_bytes() == (TRAINING / "role-g.csv").read_bytes()
+
+
 def test_csv_and_json_have_a_line_per_trial(techniques: Path) -> None:
     lines = replay(f"--techniques={techniques}", "--output_format=csv").stdout.splitlines()
     rows = list(csv.DictReader(lines))

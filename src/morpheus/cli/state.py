@@ -166,6 +166,8 @@ def _run_export(options: ExportOptions, file: Path) -> None:
     if options.filename is not None:
         validate_output(options.filename, overwrite=True, stage_name="morpheus state export")
     with interruptible(), _open(file) as reader:
+        if options.filename is not None:
+            _check_not_state_file(Path(options.filename), file)
         _check_stages((key for key, _, _ in reader.read_sizes()), options.stage)
         states = reader.iter_states(_check_users(reader, options.user))
         chosen = (state for state in states if _is_of_stage(state.key, options.stage))
@@ -173,6 +175,16 @@ def _run_export(options: ExportOptions, file: Path) -> None:
         with writer as output:
             count = _write_lines(chosen, output or sys.stdout.buffer, options.max_values)
     echo(f"{options.filename or 'stdout'}: {format_count(count, 'state')}")
+
+
+def _check_not_state_file(output: Path, file: Path) -> None:
+    """Reject an output that would replace the state file, or what SQLite keeps beside it."""
+    names = {f"{file.resolve()}{suffix}" for suffix in ("", "-journal", "-wal", "-shm")}
+    if str(output.resolve()) in names or (output.exists() and output.samefile(file)):
+        raise UsageError(
+            f"--filename: `{output}` is the state file itself, and would be replaced. Give "
+            "another file."
+        )
 
 
 def _run_reset(options: ResetOptions, file: Path) -> None:

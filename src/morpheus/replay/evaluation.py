@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -29,6 +30,7 @@ from morpheus.core.batch import (
     WithModel,
 )
 from morpheus.core.stage import PipelineOptions, Requirements, Stage, StageContext, Transform
+from morpheus.errors import UsageError
 from morpheus.models.daily_usage import UsageState
 from morpheus.pipeline import CollectSink, Pipeline
 from morpheus.replay.injection import (
@@ -143,11 +145,23 @@ def run_replay(
     source = FromCloudtrail(
         input_glob=config.input_glob, bad_record=config.bad_record, **(source_values or {})
     )
+    _check_output(config, source)
     sink = CollectSink()
     split = [TimeSplit()] if splits_input else []
     stages: Sequence[Stage] = [source, *split, scorer, sink]
     metrics = Pipeline(stages, _build_options(config)).run(on_step=on_step)
     return sink.batches, metrics
+
+
+def _check_output(config: ReplayConfig, source: FromCloudtrail) -> None:
+    """Reject a file for the trials that is one of the logs."""
+    if config.filename is not None and source.overlaps_input(
+        Path(config.filename), config.train_data_glob
+    ):
+        raise UsageError(
+            f"--filename: `{config.filename}` is one of the input logs, and would be replaced. "
+            "Give another file."
+        )
 
 
 def _build_options(config: ReplayConfig) -> PipelineOptions:

@@ -455,6 +455,10 @@ class FilePosition(msgspec.Struct, frozen=True, array_like=True):
     size: int
 
 
+_NO_FILE = FilePosition(0, 0)
+"""Position in a file that there is not: no file has this inode."""
+
+
 class AppendedFile:
     """A file that grows for as long as a run goes on, and the next run continues.
 
@@ -479,11 +483,17 @@ class AppendedFile:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing was written to it."""
+        """Whether nothing was written to it.
+
+        Raises:
+            TransientError: The file was renamed or removed, and there can be no new one.
+        """
+        self._replace_closed()
         return not self._size
 
     def write(self, data: bytes) -> None:
         """Append bytes."""
+        self._replace_closed()
         with self.guard_io():
             self._file.write(data)
             self._size += len(data)
@@ -491,18 +501,22 @@ class AppendedFile:
     def sync(self) -> FilePosition:
         """Write everything to disk, and return up to where the file is complete.
 
-        If the file was renamed or removed, the next bytes go to a new file of its name.
+        If the file was renamed or removed, the next bytes go to a new file of its name. What was
+        written so far is complete even if that cannot be made yet.
         """
+        if self._file.closed:
+            return _NO_FILE
         with self.guard_io():
             self._file.flush()
             os.fsync(self._file.fileno())
             found = os.fstat(self._file.fileno())
-            self._size = found.st_size  # it may have been truncated
-            if not self._is_in_place(found.st_ino):
-                self._file.close()
-                self._open(None)
-                found = os.fstat(self._file.fileno())
+        self._size = found.st_size  # it may have been truncated
+        if self._is_in_place(found.st_ino):
             return FilePosition(found.st_ino, found.st_size)
+        self._file.close()
+        with suppress(TransientError):  # `write` tries again
+            self._replace_closed()
+        return _NO_FILE if self._file.closed else self.sync()
 
     def close(self) -> None:
         """Close the file. Bytes after the last `sync` may be incomplete."""
@@ -519,6 +533,13 @@ class AppendedFile:
                 "folder's permissions, or choose another path."
             ) from error
 
+    def _replace_closed(self) -> None:
+        """Open a new file if the one before was renamed or removed."""
+        if self._file.closed:
+            with self.guard_io():
+                make_folders(self.path.parent)
+                self._open(None)
+
     def _open(self, position: FilePosition | None) -> None:
         existed = self.path.exists()
         self._file = create_file(self.path, append=True)
@@ -533,7 +554,7 @@ class AppendedFile:
     def _is_in_place(self, inode: int) -> bool:
         try:
             return self.path.stat().st_ino == inode
-        except FileNotFoundError:
+        except OSError:
             return False
 
 
