@@ -301,6 +301,17 @@ def test_a_file_in_the_place_of_a_removed_one_is_read(schedule: Schedule) -> Non
     assert schedule.names() == ["e0001", "e0002"]
 
 
+def test_a_file_that_is_rewritten_with_the_same_last_bytes_is_read_again(
+    schedule: Schedule,
+) -> None:
+    path, constant = schedule.logs / "a.jsonl", {"userAgent": "agent" * 200}
+    path.write_text(json.dumps(event(1, START + MINUTE, unique=False) | constant) + "\n")
+    schedule.run(START + HOUR, duration="1h", lag="0m", look_back="1d")
+    path.write_text(json.dumps(event(3, START + MINUTE, unique=False) | constant) + "\n")
+    schedule.run(START + 2 * HOUR, duration="1h", lag="0m", look_back="1d")
+    assert schedule.names() == ["e0001", "e0003"]
+
+
 def test_events_older_than_the_look_back_time_are_left_out_and_counted(schedule: Schedule) -> None:
     (schedule.logs / "a.json").write_text(json.dumps(event(1, START + MINUTE)))
     schedule.run(START + HOUR, **LAG)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import random
 import re
+import sqlite3
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -204,6 +206,27 @@ def test_events_that_wait_outlive_a_failure_and_come_once(tmp_path: Path) -> Non
     for number in (3, 4, 11, 20):
         stream.run(fails_before=number)
     assert stream.run().equals(in_order)
+
+
+def offset_names(folder: Path) -> list[str]:
+    with closing(sqlite3.connect(folder / "state.db")) as database:
+        return [name for (name,) in database.execute("SELECT name FROM offsets ORDER BY 1")]
+
+
+def test_events_that_wait_come_once_in_a_run_without_the_allowance(tmp_path: Path) -> None:
+    events = [{**event, "eventID": f"no-id-{n}"} for n, event in enumerate(make_events(200))]
+    stream = Stream(tmp_path, shuffle(events, 4))
+    stream.run(fails_before=9)
+    assert any(name.startswith("lateness/") for name in offset_names(tmp_path)), "some events wait"
+    stream.lateness = "0s"
+    stream.run(fails_before=14)
+    assert offset_names(tmp_path) == ["chunks"], "none waits"
+    stream.lateness = "10m"
+    stream.run(fails_before=20)
+    stream.lateness = "0s"
+    rows = stream.run()
+    assert sorted(rows["eventID"]) == sorted(event["eventID"] for event in events)
+    assert stream.metrics.input.late == 0
 
 
 def test_events_that_wait_outlive_a_killed_process(in_order: pl.DataFrame, tmp_path: Path) -> None:

@@ -512,7 +512,7 @@ class Pipeline:
         training_input = _find_training_input(plan.segment)
         text = self.options.allowed_lateness
         allowance = parse_allowance(text, option="--allowed_lateness")
-        if not allowance:
+        if not allowance and not LatenessBuffer.is_in(offsets):
             return source.micro_batches(training_input, metrics, offsets)
         metrics.lateness = LatenessBuffer(allowance)
         rest = metrics.lateness.restore(offsets)

@@ -271,6 +271,39 @@ def test_a_truncated_or_rewritten_file_is_read_from_its_start(
     assert [read(next(rounds), tmp_path / str(n)) for n in range(2)] == [[1, 2, 3], numbers]
 
 
+@pytest.mark.parametrize("more", [[], [9]])
+def test_a_file_that_is_rewritten_with_the_same_last_bytes_is_read_from_its_start(
+    tmp_path: Path, more: list[int]
+) -> None:
+    log, user = tmp_path / "in" / "a.jsonl", f', "user": "{"ann" * 300}"}}\n'
+    log.parent.mkdir()
+
+    def write(*numbers: int) -> None:
+        text = "".join(
+            line.replace("}\n", user) for line in lines(*numbers).splitlines(keepends=True)
+        )
+        log.write_text(text)
+
+    write(1, 2)
+    _, watcher = follow(log.parent, {4: lambda: write(3, 4, *more)})
+    rounds = fill(watcher)
+    assert [read(next(rounds), tmp_path / str(n)) for n in range(2)] == [[1, 2], [3, 4, *more]]
+
+
+def test_a_name_that_is_not_utf8_is_kept_in_the_state(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"in\xff")
+    folder.mkdir()
+    log = folder / os.fsdecode(b"a\xfe.jsonl")
+    log.write_text(lines(1, 2))
+    _, watcher = follow(folder, {})
+    assert read(next(fill(watcher)), tmp_path / "first") == [1, 2]
+    append(log, lines(3))
+    _, again = follow(folder, {})
+    again.restore(watcher.take_offsets())
+    assert [file.path for file in again.taken.values()] == [str(log)]
+    assert read(next(fill(again)), tmp_path / "second") == [3]
+
+
 def test_a_document_that_grows_is_read_as_a_whole(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

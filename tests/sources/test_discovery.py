@@ -83,12 +83,13 @@ def test_links_to_a_folder_above_are_not_followed_but_named(tmp_path: Path) -> N
     (tmp_path / "in/sub/up").symlink_to("../..")
     (tmp_path / "in/other").symlink_to("../other")
     (tmp_path / "in/nothing.json").symlink_to("/nowhere")
+    (tmp_path / "in/itself.json").symlink_to("itself.json")
     files = FileDiscovery(str(tmp_path / "in")).require()
     names = [Path(str(path)).relative_to(tmp_path).as_posix() for path in files.paths]
     assert names == ["in/a.json", "in/other/c.json", "in/sub/b.json"]
     assert [str(each) for each in files.not_read] == [
         f"2 links to a folder above it: {tmp_path}/in/self, {tmp_path}/in/sub/up",
-        f"1 link to nothing: {tmp_path}/in/nothing.json",
+        f"2 links to nothing: {tmp_path}/in/itself.json, {tmp_path}/in/nothing.json",
     ]
 
 

@@ -6,6 +6,7 @@ time range. `LakeTable` handles Delta and Iceberg tables, whose files may not be
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import re
@@ -919,12 +920,22 @@ def _walk(
         if any(len(each) == 1 for each in matching):
             found.add(path)
         inner = frozenset(deeper | {each[1:] for each in matching if len(each) > 1})
-        if inner and entry.is_dir():
+        if inner and _is_folder(entry):
             identity = _identify(path)
             if identity in above:
                 problems.loops.add(path)
             else:
                 _walk(path, inner, above | {identity}, found, problems)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether something in a folder is a folder. A link to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return False
+        raise
 
 
 def _skip_any_depth(pattern: tuple[str, ...]) -> Iterator[tuple[str, ...]]:

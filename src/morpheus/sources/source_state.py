@@ -231,7 +231,7 @@ def _pack_digests(digests: pl.Series) -> NDArray[np.uint8]:
 
 
 _ANCHOR_BYTES = 512
-"""Bytes at the end of a file by which it is recognised when it has grown."""
+"""Bytes at the start and at the end of a file by which it is recognised when it has grown."""
 _EARLIEST, _LATEST = -(1 << 62), 1 << 62
 """Stand for a period without start or end, in microseconds."""
 _MAX_FILES = 500_000
@@ -241,6 +241,7 @@ _FILES_SCHEMA: dict[str, Any] = {
     "stamp": pl.Int64,
     "size": pl.Int64,
     "anchor": pl.Int64,
+    "head": pl.Int64,
     "line": pl.Int64,
     "first": pl.Int64,
     "last": pl.Int64,
@@ -264,9 +265,10 @@ class TakenFiles(State):
         end: End of the latest period, in microseconds since 1970.
         files: 16-byte digest of what identifies each file, (files, 16).
         numbers: More about each file, (files,) each: `stamp` changes whenever the file does;
-            `size` and `anchor` are its size and the digest of its end; `line` is its last line
-            with an event; `first` and `last` are the times of its first and last event; its
-            events from `start` until before `end`, up to `line`, are taken.
+            `size`, `anchor` and `head` are its size and the digests of its end and of its start,
+            0 if that is not known; `line` is its last line with an event; `first` and `last` are
+            the times of its first and last event; its events from `start` until before `end`, up
+            to `line`, are taken.
         hours: Hours with events of each folder, as numbers since 1970, to find gaps.
         forgotten: All events of files that were forgotten are before this time.
     """
@@ -304,12 +306,14 @@ class _FileMark(NamedTuple):
         stamp: Digest of size and time of the last change.
         size: Size in bytes.
         anchor: Digest of the last bytes.
+        head: Digest of the first bytes; 0 for an object.
     """
 
     file: bytes
     stamp: int
     size: int
     anchor: int
+    head: int = 0
 
 
 class Period(msgspec.Struct, frozen=True):
@@ -526,7 +530,9 @@ class FileMemory(msgspec.Struct):
     def _frame(self) -> pl.DataFrame:
         data = self.saved.files.tobytes()
         digests = [data[at : at + DIGEST_SIZE] for at in range(0, len(data), DIGEST_SIZE)]
-        return pl.DataFrame({"file": digests, **self.saved.numbers}, schema=_FILES_SCHEMA)
+        unknown = {"head": np.zeros(len(digests), np.int64)}  # in a file of an earlier version
+        numbers = {"file": digests, **unknown, **self.saved.numbers}
+        return pl.DataFrame(numbers, schema=_FILES_SCHEMA)
 
     def _find_done(self, given: pl.DataFrame) -> pl.Series:
         """Return the positions of unchanged files that have no event that is still to be taken."""
@@ -560,7 +566,7 @@ def _mark_file(path: LogPath) -> _FileMark | None:
         return _FileMark(file, stamp, path.size, stamp)
     try:
         size = path.stat().st_size
-        return _FileMark(file, stamp, size, _hash_end(path, size))
+        return _FileMark(file, stamp, size, _hash_end(path, size), _hash_start(path, size))
     except OSError:
         return None
 
@@ -572,9 +578,16 @@ def _is_continued(path: LogPath, mark: _FileMark, row: Mapping[str, Any]) -> boo
     if isinstance(path, ObjectPath) or mark.size < row["size"]:
         return False
     try:
-        return bool(_hash_end(path, row["size"]) == row["anchor"])
+        # The last bytes of another record can be the same, as the user is.
+        same_start = row["head"] in {0, _hash_start(path, row["size"])}
+        return bool(same_start and _hash_end(path, row["size"]) == row["anchor"])
     except OSError:
         return False
+
+
+def _hash_start(path: Path, size: int) -> int:
+    with path.open("rb") as file:
+        return _hash(file.read(min(size, _ANCHOR_BYTES)))
 
 
 def _hash_end(path: Path, size: int) -> int:

@@ -477,6 +477,9 @@ class LatenessBuffer(msgspec.Struct):
     count; one that has events, but was not read yet, does. If none has events, all are released. An
     event before the latest released one is late: it is passed on at once.
 
+    Without an allowance, it passes on what an earlier run has held, and all other events as they
+    come.
+
     What is held is part of the checkpoint: as segments, which do not change. A restart drops what
     was released of them.
 
@@ -498,6 +501,11 @@ class LatenessBuffer(msgspec.Struct):
     read_nothing: Callable[[], Sequence[Partition]] | None = None
     _heard: dict[str, float] = msgspec.field(default_factory=dict)
     _changed: dict[str, bytes] = msgspec.field(default_factory=dict)
+
+    @staticmethod
+    def is_in(offsets: Iterable[str]) -> bool:
+        """Return whether a checkpoint is of a run that had an allowance."""
+        return any(name.startswith(_BUFFER) for name in offsets)
 
     def restore(self, offsets: Mapping[str, bytes]) -> dict[str, bytes]:
         """Continue after a checkpoint, and return the offsets of the source itself.
@@ -568,6 +576,9 @@ class LatenessBuffer(msgspec.Struct):
         """
         before = self.state.released
         self._note(dataset, latest)
+        if not self.allowance:
+            self._pass_all(dataset, pass_on)
+            return None
         self._release(self._find_watermark(), dataset, pass_on)
         size = sum(segment.estimated_size() for segment in self.segments.values())
         if size > self.max_bytes:
@@ -649,6 +660,13 @@ class LatenessBuffer(msgspec.Struct):
                 self._changed[name] = b""
         self.state.released = watermark
         self._hold([frame for frame in held if frame.height])
+
+    def _pass_all(self, dataset: SpilledDataset, pass_on: Callable[[pl.DataFrame], None]) -> None:
+        """Pass on all events, and forget in the checkpoint that some were held."""
+        for frame in [*self.segments.values(), *dataset.take_frames()]:
+            pass_on(frame)
+        self._changed |= dict.fromkeys([*self.segments, _BUFFER], b"")
+        self.segments = {}
 
     def _hold(self, frames: Sequence[pl.DataFrame]) -> None:
         if not frames:

@@ -440,7 +440,9 @@ def name_partition(file: str) -> str:
     >>> name_partition("/var/log/app/a.jsonl")
     '/var/log/app'
     """
-    return _DATE_FOLDER.split(file.rpartition("/")[0], maxsplit=1)[0]
+    folder = _DATE_FOLDER.split(file.rpartition("/")[0], maxsplit=1)[0]
+    # The state file and metrics take UTF-8 alone, which the name of a folder need not be.
+    return folder.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 GAP_DAYS = 14

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -193,7 +194,7 @@ class TakenFile(msgspec.Struct, frozen=True, array_like=True):
     """What is remembered of a file that was taken.
 
     Attributes:
-        path: Its name, for messages.
+        path: Its name.
         stamp: When it was taken.
         end: Offset up to which it was taken.
         offset: Offset from which to go on: before the last line, if that was taken without an end.
@@ -215,7 +216,10 @@ class TakenFile(msgspec.Struct, frozen=True, array_like=True):
         if stamp.size < self.end:
             return False
         with path.open("rb") as file:
-            return self.anchor == _digest_before(file, self.offset)
+            # The last bytes of another record can be the same, as the user is.
+            return self.head == _digest(_read(file, 0, min(self.offset, _ANCHOR_BYTES))) and (
+                self.anchor == _digest_before(file, self.offset)
+            )
 
     def is_in(self, blocks: Iterator[bytes]) -> int | None:
         """Return the size of some content that has the taken one at its start; None if it has not.
@@ -297,7 +301,7 @@ class DirectoryWatcher(msgspec.Struct):
                     "--state: the file is of a run that read another source. Give another file."
                 )
             key = FileId(*map(int, identity.split(":")))
-            self.taken[key] = msgspec.msgpack.decode(data, type=TakenFile)
+            self.taken[key] = _decode_taken(data)
         self.num_taken = len(self.taken)
 
     def take_offsets(self) -> dict[str, bytes]:
@@ -360,9 +364,7 @@ class DirectoryWatcher(msgspec.Struct):
         """Sort the parts of a micro-batch, and keep its offsets until they are asked for."""
         for identity in self._changed:
             taken = self.taken.get(identity)
-            self._offsets[_offset_name(identity)] = (
-                b"" if taken is None else msgspec.msgpack.encode(taken)
-            )
+            self._offsets[_offset_name(identity)] = b"" if taken is None else _encode_taken(taken)
         self._changed = set()
         return sorted(parts, key=lambda part: (part.path, part.start))
 
@@ -635,6 +637,23 @@ class DirectoryWatcher(msgspec.Struct):
 
 def _offset_name(identity: FileId) -> str:
     return ":".join((_OFFSET_PREFIX, *map(str, identity)))
+
+
+_NOT_UTF8, _ESCAPE = re.compile("[\udc80-\udcff]"), re.compile("\0(..)")
+"""A byte of a name that is not UTF-8, as Python has it in text, and as the state file has it."""
+
+
+def _encode_taken(taken: TakenFile) -> bytes:
+    """Encode what is remembered of a file. No name has a NUL, so one stands for other bytes."""
+    path = _NOT_UTF8.sub(lambda found: f"\0{ord(found[0]) & 0xFF:02x}", taken.path)
+    return msgspec.msgpack.encode(replace(taken, path=path))
+
+
+def _decode_taken(data: bytes) -> TakenFile:
+    """Decode what `_encode_taken` has returned."""
+    taken = msgspec.msgpack.decode(data, type=TakenFile)
+    path = _ESCAPE.sub(lambda found: chr(0xDC00 + int(found[1], 16)), taken.path)
+    return replace(taken, path=path)
 
 
 def _digest(data: bytes) -> bytes:
