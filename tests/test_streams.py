@@ -467,6 +467,19 @@ def test_the_same_name_in_another_folder_is_another_output(
     assert read(tmp_path / "sub" / "rows.csv").height == 2 * rows
 
 
+def test_an_output_that_is_moved_with_its_folder_is_continued_not_replaced(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.mkdir()
+    monkeypatch.chdir(before)
+    case.run(before, 3, ToFile(filename="rows.csv", overwrite=True))
+    before.rename(after)
+    monkeypatch.chdir(after)
+    case.run(after, 5, ToFile(filename="rows.csv", overwrite=True))
+    assert read(after / "rows.csv").height == 5 * EVENTS * len(USERS)
+
+
 def test_a_run_that_is_rejected_does_not_forget_the_outputs_before(
     case: Case, tmp_path: Path
 ) -> None:

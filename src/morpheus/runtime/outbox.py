@@ -303,7 +303,10 @@ def find_sink_key(key: str, places: Sequence[str], known: Mapping[str, SinkProgr
             if other == key:
                 return key
             before = [typed if "://" in typed else os.path.normpath(Path(typed).absolute())]
-        if len(before) == len(places) and all(map(_is_same_place, before, places)):
+        if len(before) == len(places) and (
+            all(map(_is_same_place, before, places))
+            or (other == key and all(map(_has_moved, before, places)))
+        ):
             return other
     # Another output was typed like that, in another working directory.
     return " ".join([name, *places]) if key in known else key
@@ -314,6 +317,13 @@ def _is_same_place(one: str, other: str) -> bool:
         return True
     is_url = "://" in one or "://" in other
     return not is_url and os.path.realpath(one) == os.path.realpath(other)
+
+
+def _has_moved(before: str, now: str) -> bool:
+    """Return whether a place is the one before, because the folders above it were moved."""
+    is_url = "://" in before or "://" in now
+    moved = not is_url and not os.path.lexists(before) and os.path.lexists(now)
+    return before == now or moved
 
 
 class SinkWorker(msgspec.Struct):
