@@ -168,6 +168,12 @@ def test_parquet_becomes_text() -> None:
     ]
 
 
+def test_whole_numbers_with_gaps_in_parquet_have_no_decimals() -> None:
+    frame = parquet(pl.DataFrame({"id": [7.0, None, 2.5], "in": [{"n": 1e3}] * 3})).frame
+    assert frame["id"].to_list() == ["7", None, "2.5"]
+    assert frame["inn"].to_list() == ["1000"] * 3
+
+
 def test_text_that_parquet_stores_as_bytes_is_read_as_text() -> None:
     cells = ["ann", "Zoë", None, "a\nb"]
     frame = pl.DataFrame({"user": cells, "in": [{"name": cell} for cell in cells]})

@@ -536,7 +536,7 @@ class FromFrame(Source):
         rows = unnest_objects(self.frame.select(kept))
         index = pl.int_range(self.frame.height, dtype=pl.Int64, eager=True).alias(INDEX)
         moments = _parse_time_column(self.frame[self.time])
-        texts = clear_missing_texts(pl.DataFrame(to_text_columns(rows, whole_numbers=True)))
+        texts = clear_missing_texts(pl.DataFrame(to_text_columns(rows)))
         log = find_log_format(texts.columns)
         caseless = [] if log is None else [n for n in log.caseless_columns if n in texts.columns]
         texts = texts.with_columns(pl.col(caseless).str.to_lowercase()) if caseless else texts

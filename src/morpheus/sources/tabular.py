@@ -523,7 +523,7 @@ def read_frame(
         wanted_columns: As in `read_parquet`.
     """
     kept = frame.select(name for name in frame.columns if name not in RESERVED_COLUMNS)
-    columns = select_wanted(to_text_columns(kept, whole_numbers=True), kept, wanted_columns)
+    columns = select_wanted(to_text_columns(kept), kept, wanted_columns)
     cells = [_convert_lists(column, log.json_converters, log.drop_characters) for column in columns]
     cells = _prefix_numbers(cells, kept, log)
     names = [column.name for column in cells]
@@ -698,30 +698,16 @@ def _from_parquet(
     return _flatten_names(Table(cells, index, lines), names, drop_characters)
 
 
-def to_text_columns(frame: pl.DataFrame, *, whole_numbers: bool = False) -> list[pl.Series]:
+def to_text_columns(frame: pl.DataFrame) -> list[pl.Series]:
     """Convert columns to text. Nested columns become one column per leaf, with a dotted name.
 
-    Args:
-        frame: The columns.
-        whole_numbers: Write floats that are whole numbers without decimals. Data frames turn
-            whole numbers into floats where a column has gaps.
+    Floats that are whole numbers have no decimals: data frames, and Parquet files that are made of
+    them, turn whole numbers into floats where a column has gaps.
 
     >>> [column.name for column in to_text_columns(pl.DataFrame({"a": [{"b": 1}], "c": [True]}))]
     ['a.b', 'c']
     """
-    leaves = (leaf for column in frame for leaf in _iter_leaf_columns(column))
-    if not whole_numbers:
-        return [_to_text_column(leaf) for leaf in leaves]
-    return [_to_log_text(leaf) for leaf in leaves]
-
-
-def _to_log_text(column: pl.Series) -> pl.Series:
-    """Convert a column of a data frame to the texts that a log would have."""
-    if column.dtype.is_float():
-        return _write_whole_numbers(column)
-    if column.dtype in {pl.Binary, pl.Object}:
-        return pl.Series(column.name, map(cell_to_text, column.to_list()), dtype=pl.String)
-    return _to_text_column(column)
+    return [_to_text_column(leaf) for column in frame for leaf in _iter_leaf_columns(column)]
 
 
 def _write_whole_numbers(column: pl.Series) -> pl.Series:
@@ -959,10 +945,12 @@ def _to_text_column(column: pl.Series) -> pl.Series:
     if kind == pl.Boolean:
         return column.cast(pl.String).str.to_titlecase()
     if kind.is_float():
-        return column.fill_nan(None).cast(pl.String)
+        return _write_whole_numbers(column)
     if kind == pl.Binary:
         return pl.Series(column.name, map(_binary_to_text, column.to_list()), dtype=pl.String)
-    if kind == pl.Object or kind.is_nested():
+    if kind == pl.Object:
+        return pl.Series(column.name, map(cell_to_text, column.to_list()), dtype=pl.String)
+    if kind.is_nested():
         texts = [None if cell is None else encode_json(cell).decode() for cell in column.to_list()]
         return pl.Series(column.name, texts, dtype=pl.String)
     return column.dt.to_string("iso") if kind == pl.Duration else column.cast(pl.String)
