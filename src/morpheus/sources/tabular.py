@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import chain, pairwise
@@ -946,14 +946,16 @@ def _to_text_column(column: pl.Series) -> pl.Series:
         return column.cast(pl.String).str.to_titlecase()
     if kind.is_float():
         return _write_whole_numbers(column)
-    if kind == pl.Binary:
-        return pl.Series(column.name, map(_binary_to_text, column.to_list()), dtype=pl.String)
-    if kind == pl.Object:
-        return pl.Series(column.name, map(cell_to_text, column.to_list()), dtype=pl.String)
-    if kind.is_nested():
-        texts = [None if cell is None else encode_json(cell).decode() for cell in column.to_list()]
-        return pl.Series(column.name, texts, dtype=pl.String)
+    if kind in {pl.Binary, pl.Object} or kind.is_nested():
+        convert: Callable[[Any], str | None] = _cell_to_json
+        if not kind.is_nested():
+            convert = _binary_to_text if kind == pl.Binary else cell_to_text
+        return pl.Series(column.name, map(convert, column.to_list()), dtype=pl.String)
     return column.dt.to_string("iso") if kind == pl.Duration else column.cast(pl.String)
+
+
+def _cell_to_json(cell: object) -> str | None:
+    return None if cell is None else encode_json(cell).decode()
 
 
 _NO_TEXT = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
