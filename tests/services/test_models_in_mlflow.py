@@ -1,12 +1,16 @@
 """A model store in MLflow: versions, aliases and artifacts of a registered model."""
 
 import gc
+import importlib
+import inspect
 import os
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 
 import msgspec
@@ -33,6 +37,30 @@ def _server(tmp_path, monkeypatch):
     for name in ("MAX_RETRIES", "BACKOFF_FACTOR", "TIMEOUT"):
         monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", "")  # so that it is as before afterwards
         os.environ.pop(f"MLFLOW_HTTP_REQUEST_{name}")
+
+
+@pytest.fixture
+def whole_calls(monkeypatch):
+    """A registry that finishes a call before it begins the next one, as a server with a database.
+
+    In a folder, MLflow reads files that another call has written in part.
+    """
+    lock = threading.RLock()
+
+    def finish_first(call):
+        @wraps(call)
+        def locked(*values, **options):
+            with lock:
+                return call(*values, **options)
+
+        return locked
+
+    stores = ("model_registry", "tracking")
+    for store in [importlib.import_module(f"mlflow.store.{name}.file_store") for name in stores]:
+        for name, call in vars(store.FileStore).items():
+            if not name.startswith("_") and inspect.isfunction(call):
+                monkeypatch.setattr(store.FileStore, name, finish_first(call))
+    mlflow.tracking.MlflowClient().search_registered_models()  # loads what threads cannot
 
 
 def named(user, model):
@@ -71,6 +99,7 @@ def test_an_alias_that_mlflow_reserves_is_rejected_before_anything_is_read(two, 
     assert (result.exit_code, "reserves the alias" in result.output) == (2, True), result.output
 
 
+@pytest.mark.usefixtures("whole_calls")
 def test_two_publishers_lose_nothing(two):
     VersionedStore.open(STORE).publish([named("ann", two[0])])
 
@@ -118,6 +147,7 @@ def test_a_published_version_is_never_released(two):
     assert open_models(STORE).number == number
 
 
+@pytest.mark.usefixtures("whole_calls")
 def test_first_runs_that_start_at_once_share_one_model_and_lose_nothing(two):
     def publish(name):
         run = StagingFolder(VersionedStore.open(STORE))
