@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -197,6 +196,31 @@ def test_an_input_file_is_never_overwritten(folder, how):
     assert log.read_bytes() == before
 
 
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("name", ["store.json", "packs/o.csv", "fingerprints/o.csv"])
+def test_a_file_of_a_model_store_that_the_run_uses_is_never_an_output(name):
+    train = ("--train_data_glob=input", "--models_output_filename=models")
+    assert run(filename="o.csv", train=train, sink=[]).exit_code == 0
+    before = Path("models/store.json").read_bytes()
+    (Path("models") / name).parent.mkdir(exist_ok=True)
+    for used in ("--pretrained_filename=models@1", "--models_output_filename=models/"):
+        result = run(filename=f"models/../models/{name}", train=(used,), sink=["--overwrite"])
+        assert_fails(result, 2, f"to-file: .*{name}` belongs to the model store of `{used}`")
+    assert Path("models/store.json").read_bytes() == before
+    beside = run(filename="models/o.csv", train=("--pretrained_filename=models",), sink=[])
+    assert beside.exit_code == 0, beside.output
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_file_that_an_option_names_is_never_overwritten():
+    Path("columns.txt").write_text("eventName\neventSource\n")
+    Path("link.json").symlink_to("columns.txt")
+    options = ("--columns_file=columns.txt",)
+    result = run(options=options, filename="link.json", sink=["--overwrite"])
+    assert_fails(result, 2, r"`link.json` is also read by `--columns_file=columns.txt`")
+    assert Path("columns.txt").read_text() == "eventName\neventSource\n"
+
+
 @pytest.mark.parametrize("replaced", ["input", ".", "input/.."])
 def test_a_folder_that_is_no_data_set_is_never_replaced(folder, replaced):
     before = {path: path.read_bytes() for path in folder.rglob("*.csv")}
@@ -273,7 +297,6 @@ def test_ctrl_c_during_training_and_scoring_leaves_no_files(number, moment):
         for text in process.stderr:
             if moment in text:
                 break
-        time.sleep(0.05)
         process.send_signal(number)
         rest = process.stderr.read()
         assert process.wait(20) == 130, rest

@@ -151,7 +151,7 @@ TEXTS = {
     "time": ["2026-01-01T10:00:00Z", None, "2026-01-02T10:00:01Z", None],
     "time in Tokyo": ["2026-01-01T01:00:00Z", None, "2026-01-02T01:00:00Z", None],
     "duration": ["PT1H", None, "PT2S", None],
-    "bytes": ["x", None, "ÿ", "x"],
+    "bytes": ["x", None, '"/w=="', "x"],
     "exact": ["1.10", None, "2", "0"],
     "days": ["2026-01-01", None, None, "2026-01-02"],
     "lists": ['[1,"a"]', None, "[]", "[2]"],

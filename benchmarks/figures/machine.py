@@ -14,8 +14,9 @@ def described() -> str:
     """Return one line."""
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
+    cores = len(os.sched_getaffinity(0))
     return (
-        f"{len(os.sched_getaffinity(0))} cores of {processor()}, {pages:.0f} GB; "
+        f"{cores} {'core' if cores == 1 else 'cores'} of {processor()}, {pages:.0f} GB; "
         f"Python {platform.python_version()}, {versions}"
     )
 

@@ -50,6 +50,7 @@ from morpheus.core.stage import (
     WritesOutputs,
     check_values,
     find_output_folders,
+    iter_locations,
     list_values,
     make_paths_absolute,
     read_lines,
@@ -72,7 +73,7 @@ from morpheus.sources.base import Source
 from morpheus.sources.spill_sort import LatenessBuffer
 from morpheus.sources.time_range import parse_allowance
 from morpheus.storage.atomic import set_file_policy, start_cleanup
-from morpheus.storage.object_store import ObjectPath, is_in_folder
+from morpheus.storage.object_store import ObjectPath, is_in_folder, is_remote
 from morpheus.storage.spill import SpillDir
 from morpheus.text import quote_backtick
 
@@ -712,6 +713,8 @@ def _check_output_files(stages: Sequence[Stage]) -> None:
     writers: dict[Path | ObjectPath, str] = {}
     for writer, path, is_early in _list_written_files(source.options, outputs):
         _check_is_no_input(source, training_input, writer, path, is_early=is_early)
+        if isinstance(path, Path):
+            _check_is_not_named(stages, writer, path)
         place = path.resolve() if isinstance(path, Path) else path
         if place in writers:
             raise UsageError(
@@ -752,6 +755,48 @@ def _check_is_no_input(
             "%s: `%s` is in the input, and the next run would read it as a log. %s",
             *(writer, path, advice),
         )
+
+
+_STORE_OPTIONS = ("--pretrained_filename", "--models_output_filename")
+
+
+def _check_is_not_named(stages: Sequence[Stage], writer: str, path: Path) -> None:
+    """Reject a file that a run writes, if it reads the file, too: one that an option names.
+
+    Args:
+        stages: The source and the stages.
+        writer: The option or the stage that writes the file.
+        path: The file.
+    """
+    options = stages[0].options
+    written = {file for _, file in _list_option_files(options)}
+    named = [(name, text) for name, text in iter_locations(options) if Path(text) not in written]
+    for stage in stages:
+        outputs = stage.outputs() if isinstance(stage, WritesOutputs) else Outputs()
+        own = {*outputs.files, *outputs.dead_letters}
+        named += [(name, text) for name, text in iter_locations(stage) if Path(text) not in own]
+    for option, text in named:
+        if is_remote(text):
+            continue
+        if option in _STORE_OPTIONS and _is_of_store(path, text):
+            what = "belongs to the model store of"
+        elif Path(text).is_file() and path.exists() and path.samefile(text):
+            what = "is also read by"
+        else:
+            continue
+        raise UsageError(
+            f"{writer}: `{path}` {what} `{option}={text}`, and would be replaced. Give another "
+            "file."
+        )
+
+
+def _is_of_store(path: Path, location: str) -> bool:
+    """Return whether a path is one of those that a model store has for itself."""
+    from morpheus.models.versions import STORE_NAMES, split_location  # noqa: PLC0415 - runs without a store do not need it
+
+    folder = Path(split_location(location, "")[0]).resolve()
+    place = path.resolve()
+    return place.is_relative_to(folder) and place.relative_to(folder).parts[:1] in STORE_NAMES
 
 
 def _list_written_files(

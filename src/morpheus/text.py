@@ -61,7 +61,8 @@ codecs.register_error("windows-1252", _decode_windows_1252)
 def decode_text(data: bytes) -> str:
     """Decode UTF-8. Bytes that are not UTF-8 are read as Windows-1252, which old tools write.
 
-    Each byte keeps a character of its own, so that two names never become one.
+    Each of these bytes keeps a character of its own, so that names that differ in one stay
+    different.
 
     >>> decode_text("Zoë".encode()), decode_text("Zoë".encode("cp1252"))
     ('Zoë', 'Zoë')

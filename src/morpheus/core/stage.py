@@ -8,7 +8,7 @@ the end. It owns the state and passes it back with each call.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -749,6 +749,15 @@ def resolve_locations(declared: DeclaredT) -> DeclaredT:
         if resolved != value:
             changes[each.name] = resolved
     return replace(declared, **changes) if changes else declared  # type: ignore[type-var]
+
+
+def iter_locations(declared: DeclaredT) -> Iterator[tuple[str, str]]:
+    """Yield the files, folders and URLs that options or a stage name, each with its option."""
+    for each in fields(declared):  # type: ignore[arg-type]  # callers pass dataclasses
+        value = getattr(declared, each.name)
+        if each.metadata.get("location") and value:
+            name = (each.metadata["names"] or (f"--{each.name}",))[0]
+            yield from ((name, text) for text in list_values(value))
 
 
 def make_paths_absolute(stage: StageT) -> StageT:

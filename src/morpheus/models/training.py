@@ -188,7 +188,7 @@ class TrainJob(msgspec.Struct, frozen=True):
         return weights
 
     def adopt_network(self, rng: np.random.Generator) -> Autoencoder:
-        """Return the network of a job that runs no epoch."""
+        """Return the network to start with, for a job that runs no epoch."""
         weights = self.make_weights(TrainingSet.from_rows(self.rows), rng)
         bias = unflatten(self.config, weights)["code_bias"]  # others are copied, so rounded already
         bias[:] = round_to_float16(bias)
@@ -271,7 +271,7 @@ def train_network(job: TrainJob) -> TrainResult:
     the best weights are kept. Without them it runs for all epochs.
     """
     rng = np.random.default_rng(job.seed)
-    if job.first_epoch > job.epochs:
+    if job.start is not None and job.first_epoch > job.epochs:
         return TrainResult(job.adopt_network(rng), job.epochs)
     data = TrainingSet.from_rows(job.rows).repeat()
     valid = None if job.validation is None else TrainingSet.from_rows(job.validation)

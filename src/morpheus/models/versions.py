@@ -67,6 +67,8 @@ logger = logging.getLogger(__name__)
 MANIFEST_FILE = "store.json"
 MANIFEST_VERSION = 1
 INDEX_DIR, PACK_DIR = "indexes", "packs"
+STORE_NAMES = tuple((name,) for name in (MANIFEST_FILE, INDEX_FILE, INDEX_DIR, PACK_DIR, MODEL_DIR))
+"""What a store on disk has in its folder. Other files there are not its own."""
 CHAMPION, CANDIDATE = "champion", "candidate"
 """Aliases of the version that runs use, and of the one that may become it."""
 _USUAL_ALIASES = (CHAMPION, CANDIDATE)

@@ -624,8 +624,9 @@ def cell_to_text(value: object) -> str | None:
         return moment.isoformat().replace("+00:00", "Z")
     if isinstance(value, Mapping | list | tuple | set | frozenset):
         return _encode_object(value)
-    text = decode_text(value) if isinstance(value, bytes) else str(value)
-    return str(replace_surrogates(text))
+    return (
+        _bytes_to_text(value) if isinstance(value, bytes) else str(replace_surrogates(str(value)))
+    )
 
 
 def _encode_object(value: object) -> str:
@@ -947,9 +948,7 @@ def _to_text_column(column: pl.Series) -> pl.Series:
     if kind.is_float():
         return _write_whole_numbers(column)
     if kind in {pl.Binary, pl.Object} or kind.is_nested():
-        convert: Callable[[Any], str | None] = _cell_to_json
-        if not kind.is_nested():
-            convert = _binary_to_text if kind == pl.Binary else cell_to_text
+        convert: Callable[[Any], str | None] = _cell_to_json if kind.is_nested() else cell_to_text
         return pl.Series(column.name, map(convert, column.to_list()), dtype=pl.String)
     return column.dt.to_string("iso") if kind == pl.Duration else column.cast(pl.String)
 
@@ -962,18 +961,16 @@ _NO_TEXT = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 """Characters that text does not contain."""
 
 
-def _binary_to_text(cell: bytes | None) -> str | None:
+def _bytes_to_text(cell: bytes) -> str:
     """Convert a cell of bytes. Hive, Impala and Spark write text so; other bytes become base64.
 
-    >>> _binary_to_text("Zoë".encode()), _binary_to_text(bytes([0, 255]))
+    >>> _bytes_to_text("Zoë".encode()), _bytes_to_text(bytes([0, 255]))
     ('Zoë', '"AP8="')
     """
-    if cell is None:
-        return None
     try:
         text = cell.decode()
     except UnicodeDecodeError:
-        text = "\0"
+        return encode_json(cell).decode()
     return encode_json(cell).decode() if _NO_TEXT.search(text) else text
 
 
