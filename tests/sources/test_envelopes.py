@@ -178,25 +178,25 @@ def test_bytes_that_are_not_utf8_are_read_as_windows_1252() -> None:
 
 @pytest.mark.parametrize("indent", [None, 1])
 @pytest.mark.parametrize("form", DOCUMENTS)
-def test_a_document_that_is_cut_anywhere_is_told(form: str, indent: int | None) -> None:
-    assert_every_cut_is_told(json.dumps(DOCUMENTS[form]([C, D]), indent=indent).encode())
+def test_a_document_that_is_cut_anywhere_is_reported(form: str, indent: int | None) -> None:
+    assert_every_cut_is_reported(json.dumps(DOCUMENTS[form]([C, D]), indent=indent).encode())
 
 
 @pytest.mark.parametrize("separator", [",\n", "\n,", ",", ", \r\n"])
 @pytest.mark.parametrize(("begin", "end"), [("[", "]"), ("[\n", "\n]\n"), ("[", "\n]")])
-def test_a_list_that_is_cut_anywhere_is_told(separator: str, begin: str, end: str) -> None:
+def test_a_list_that_is_cut_anywhere_is_reported(separator: str, begin: str, end: str) -> None:
     data = (begin + separator.join(map(json.dumps, [C, D, C])) + end).encode()
-    assert_every_cut_is_told(data)
+    assert_every_cut_is_reported(data)
 
 
-def assert_every_cut_is_told(data: bytes) -> None:
+def assert_every_cut_is_reported(data: bytes) -> None:
     for end in range(1, len(data.rstrip())):
         blocks = [data[:end][start : start + 150] for start in range(0, end, 150)]
         for parts in ([split_records(data[:end], FINDER)], split_record_blocks(blocks, FINDER)):
             found = list(parts)
             records = [record for part in found for record in part.raw_records]
-            is_told = any(part.errors or part.has_no_end for part in found)
-            assert is_told or not all(map(is_valid_json, records)), data[:end]
+            is_reported = any(part.errors or part.has_no_end for part in found)
+            assert is_reported or not all(map(is_valid_json, records)), data[:end]
     for found in ([split_records(data, FINDER)], [*split_record_blocks([data], FINDER)]):
         assert not any(part.errors or part.has_no_end for part in found)
 
