@@ -359,6 +359,27 @@ def test_a_closed_stdout_is_an_error_only_for_what_writes_there(sink):
     assert "stdout is closed. Redirect it to a file" in done.stderr
 
 
+@pytest.mark.parametrize("stderr", ["2>/dev/full", "2>&-"])
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (build_arguments(), 0),
+        (build_arguments("nothing/*.csv"), 2),
+        (["run", "--unknown"], 2),
+        (["--unknown"], 2),
+        (["report", "input/absent.csv"], 2),
+    ],
+)
+def test_a_stderr_that_is_full_or_closed_changes_no_exit_code(folder, words, code, stderr):
+    if "full" in stderr and not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full")
+    command = f'"$@" {stderr}'
+    words = [sys.executable, "-m", "morpheus", *words]
+    done = subprocess.run(["/bin/sh", "-c", command, "sh", *words], check=False)
+    assert done.returncode == code
+    assert (folder / "out" / "output.csv").exists() == (not code)
+
+
 @pytest.mark.parametrize("end", ["", "\n"])
 @pytest.mark.parametrize("line", [1, 2, 3])
 def test_a_record_that_is_nested_too_deeply_is_rejected_with_its_line(folder, line, end):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import click
 from click.core import ParameterSource
 
-from morpheus.cli.output import LOG_FORMATS, handle_errors, set_log_format
+from morpheus.cli.output import LOG_FORMATS, discard_unwritten, handle_errors, set_log_format
 from morpheus.text import quote_backtick, suggest
 
 # Options given twice.
@@ -302,7 +302,7 @@ class RootGroup(CommandGroup):
         """Parse the options before the first command."""
         ctx.meta[ARGV_KEY] = list(args)
         set_log_format(LOG_FORMATS[0])  # a process may have run another command before
-        with locate_option(self, ctx.meta[ARGV_KEY]):
+        with handle_errors(), locate_option(self, ctx.meta[ARGV_KEY]):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as click declares it
@@ -502,4 +502,7 @@ def main() -> None:
     """Run the command `morpheus`."""
     # numpy reads this when it is imported. See `runtime.pool.SINGLE_THREAD_ENV`.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    morpheus(prog_name="morpheus")
+    try:
+        morpheus(prog_name="morpheus")
+    finally:
+        discard_unwritten()

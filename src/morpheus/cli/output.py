@@ -71,8 +71,7 @@ def echo_json(level: str, message: str, **fields: object) -> None:
     known = {name: value for name, value in fields.items() if value is not None}
     text = escape_control(message, keep="\n\t")
     line = {"time": now, "level": level, "message": text} | known
-    with _TERMINAL.free():
-        click.echo(json.dumps(line, default=str), err=True, color=False)
+    _write_line(json.dumps(line, default=str), color=False)
 
 
 def echo(text: str, **style: Any) -> None:  # noqa: ANN401 - the styles of click
@@ -83,11 +82,26 @@ def echo(text: str, **style: Any) -> None:  # noqa: ANN401 - the styles of click
         return
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     text = escape_control(text, keep="\n")
-    with _TERMINAL.free():
-        # Without a style, click.secho would still end the text with a code.
-        click.echo(
-            click.style(text, **style) if style else text, err=True, color=False if plain else None
-        )
+    # Without a style, click.secho would still end the text with a code.
+    _write_line(click.style(text, **style) if style else text, color=False if plain else None)
+
+
+def _write_line(text: str, *, color: bool | None) -> None:
+    """Write a line to stderr. A stderr that is full or gone is no error of the run."""
+    with _TERMINAL.free(), suppress(OSError, ValueError):
+        click.echo(text, err=True, color=color)
+
+
+def discard_unwritten() -> None:
+    """Discard messages that stderr does not take. Else the process would exit with 120."""
+    if sys.stderr is None:
+        return
+    try:
+        sys.stderr.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stderr.fileno())
+        os.close(nowhere)
 
 
 def echo_error(message: str, code: str | None = None) -> None:
@@ -386,7 +400,8 @@ def find_exit_code(error: BaseException | None) -> int:
 def handle_errors() -> Iterator[None]:
     """Turn errors into a message on stderr and an exit code.
 
-    Click shows its own errors, except as JSON. The traceback is logged at level DEBUG.
+    Click's own errors are shown as click does, except as JSON. The traceback is logged at level
+    DEBUG.
     """
     try:
         yield
@@ -395,9 +410,11 @@ def handle_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         raise Exit(EXIT_INTERRUPTED) from None
     except click.ClickException as error:
-        if not writes_json():
-            raise
-        _exit_with_error(error)
+        if writes_json():
+            _exit_with_error(error)
+        with suppress(OSError):
+            error.show()
+        raise Exit(error.exit_code) from None
     except Exception as error:  # noqa: BLE001 - the last place where anything can be caught
         _exit_with_error(error)
     except BaseException as error:
