@@ -111,6 +111,27 @@ def test_properties_take_precedence_over_their_envelope(tmp_path: Path, text: st
     assert batch.table["category"].to_list() == ["SignInLogs"] * 3
 
 
+def flatten(record: dict[str, Any], separator: str) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in record.items():
+        inner = flatten(value, separator) if isinstance(value, dict) else {"": value}
+        flat |= {f"{name}{separator if below else ''}{below}": v for below, v in inner.items()}
+    return flat
+
+
+@pytest.mark.parametrize("separator", [".", "_"])
+@pytest.mark.parametrize("suffix", ["json", "csv"])
+def test_flattened_records_of_diagnostic_settings_give_the_same_events(
+    tmp_path: Path, suffix: str, separator: str
+) -> None:
+    [expected], _ = read(written(tmp_path / "a.json", json.dumps(SIGN_INS)))
+    flat = [flatten(diagnostic(each), separator) for each in SIGN_INS]
+    text = lines(flat) if suffix == "json" else pl.DataFrame(flat).write_csv()
+    [batch], _ = read(written(tmp_path / f"b.{suffix}", text))
+    same = [*FEATURES, "id", "locationcity", "locationstate", TIME]
+    assert batch.table.to_frame().select(same).equals(expected.table.to_frame().select(same))
+
+
 def test_sign_in_without_a_time_uses_the_time_of_its_record(tmp_path: Path) -> None:
     record = {name: value for name, value in sign_in(1).items() if name != "createdDateTime"}
     [batch], _ = read(written(tmp_path / "a.json", lines([diagnostic(record)])))

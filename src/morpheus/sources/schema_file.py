@@ -590,6 +590,10 @@ class _SchemaBuilder:
         for name, column in self.columns.items():
             for header in as_list(column.header):
                 yield normalize_name(header), name
+        if self.spec.envelope is not None:
+            # Tools that flatten JSON put the name of the envelope before the names in it.
+            for path in self._iter_paths(features):
+                yield normalize_name(f"{self.spec.envelope.record}.{path}"), self._to_column(path)
 
     @property
     def _times(self) -> list[str]:
