@@ -22,10 +22,11 @@ from click.testing import CliRunner
 
 from morpheus.cli.main import morpheus
 from morpheus.cli.output import format_metrics
-from morpheus.core.batch import MicroBatch, RunMetrics
+from morpheus.core.batch import Batch, MicroBatch, RunMetrics, Table
 from morpheus.core.stage import PipelineOptions, Values
 from morpheus.core.state import StateKey
 from morpheus.errors import UsageError
+from morpheus.features.encoder import EncodedSlice
 from morpheus.pipeline import Pipeline
 from morpheus.runtime.states import SqliteStateStore
 from morpheus.runtime.stream import Stream
@@ -42,6 +43,7 @@ from morpheus.stages.train_ae import TrainAe
 from test_late import FromChunks
 
 START = datetime(2026, 1, 5, 8, tzinfo=UTC)
+ISSUER = "userIdentitysessionContextsessionIssueruserName"
 USERS, CHUNK, LIVE = 400, 80, 40
 LIMIT = 190
 """More entries than a structure may have: less than half of the users."""
@@ -293,3 +295,25 @@ def test_an_age_needs_a_state_file(tmp_path: Path) -> None:
         Pipeline(stages, PipelineOptions(state_max_age="30d")).validate()
     with pytest.raises(UsageError, match="--state_max_age: 'old' is not a duration"):
         Pipeline(stages, PipelineOptions(state_max_age="old", state="state.db")).validate()
+
+
+def test_events_and_their_encodings_are_freed_without_a_garbage_collection(tmp_path: Path) -> None:
+    data, output = Path(__file__).parents[1] / "examples" / "data", tmp_path / "scores.csv"
+    words = [
+        *("run", "--num_threads=1", "pipeline-ae", f"--userid_column_name={ISSUER}"),
+        *("from-cloudtrail", f"--input_glob={data}/input-data/*.csv"),
+        *("train-ae", f"--train_data_glob={data}/training-data/*.csv", "--train_epochs=1"),
+        *("preprocess", "inf-pytorch", "add-scores", "explain", "serialize"),
+        *("to-file", f"--filename={output}"),
+    ]
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        done = CliRunner().invoke(morpheus, words)
+        gc.collect()
+        kept = [each for each in gc.garbage if isinstance(each, Batch | Table | EncodedSlice)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+    assert done.exit_code == 0, done.output
+    assert not kept, {type(each).__name__ for each in kept}

@@ -363,6 +363,10 @@ class HasFrame(Protocol):
         """Return the rows, each time the same frame."""
 
 
+def _to_frame(rows: pl.DataFrame | HasFrame) -> pl.DataFrame:
+    return rows if isinstance(rows, pl.DataFrame) else rows.to_frame()
+
+
 @dataclass(frozen=True)
 class EncodedSlice:
     """Consecutive rows of a table, with the dictionary encoding of the table.
@@ -385,7 +389,7 @@ class EncodedSlice:
     @property
     def frame(self) -> pl.DataFrame:
         """The rows."""
-        return self.rows if isinstance(self.rows, pl.DataFrame) else self.rows.to_frame()
+        return _to_frame(self.rows)
 
     def covers(self, frame: pl.DataFrame, names: Sequence[str]) -> bool:
         """Return whether the slice has exactly these rows, and encodes these columns."""
@@ -431,7 +435,8 @@ class EncodedSlice:
         if not np.array_equal(unique[:, inverse], codes):
             unique, first = codes, np.arange(self.frame.height)
             inverse = first
-        return UniqueRows(self, unique, first, inverse)
+        # Not the slice itself: a cycle would keep the rows until the next garbage collection.
+        return UniqueRows(self.rows, self.dictionary, unique, first, inverse)
 
     def __reduce__(self) -> tuple[object, tuple[()]]:
         """Pickle as None: the table stays in its process, and so does its encoding."""
@@ -442,24 +447,26 @@ class UniqueRows(msgspec.Struct, frozen=True):
     """The distinct rows of a slice.
 
     Attributes:
-        encoded_slice: The slice.
-        codes: Their codes, (columns, distinct).
+        rows: All rows of the slice.
+        dictionary: Encoding of the table of the slice.
+        codes: Codes of the distinct rows, (columns, distinct).
         first_index: First row of the slice that equals each of them, (distinct,).
         inverse: Distinct row of each row of the slice, (rows,).
     """
 
-    encoded_slice: EncodedSlice
+    rows: pl.DataFrame | HasFrame
+    dictionary: DictionaryEncoder
     codes: NDArray[np.int32]
     first_index: NDArray[np.intp]
     inverse: NDArray[np.intp]
 
     def has_values(self, name: str) -> bool:
         """Return whether any row of the table has a value in a column."""
-        return name in self.encoded_slice.dictionary.column_positions
+        return name in self.dictionary.column_positions
 
     def column_values(self, name: str) -> pl.Series:
         """Return the values of a column, (distinct,)."""
-        return self.encoded_slice.frame[name][self.first_index]
+        return _to_frame(self.rows)[name][self.first_index]
 
 
 def number_within(lengths: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
@@ -637,7 +644,7 @@ class Encoder(msgspec.Struct, frozen=True, dict=True):
 
     def _encode_categories(self, unique: UniqueRows) -> NDArray[np.int32]:
         """Return the code of each column in each distinct row; a number is left missing."""
-        dictionary = unique.encoded_slice.dictionary
+        dictionary = unique.dictionary
         codes = np.tile(self._missing_codes, (len(unique.first_index), 1))
         found = {
             c: (column, dictionary.column_positions[column.name])
