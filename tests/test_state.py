@@ -635,6 +635,19 @@ def test_stages_that_work_per_run_are_named(
     assert not [text for text in caplog.messages if text.startswith("--state:")]
 
 
+def test_a_stage_that_holds_events_is_rejected_on_an_endless_run_with_a_state() -> None:
+    source = FromCloudtrail(input_glob="input/*.csv", watch_directory=True)
+    scored = (Preprocess(), InfPytorch(), AddScores())
+    stages = (
+        *(source, TrainAe(train_data_glob="training/*.csv"), *scored, Timeseries()),
+        *(Serialize(), ToFile(filename="o.csv")),
+    )
+    message = "`timeseries` would lose the events that wait .*`timeseries --causal`"
+    with pytest.raises(UsageError, match=message):
+        Pipeline(stages, PipelineOptions(state="state.db")).validate()
+    Pipeline(stages, PipelineOptions()).validate()
+
+
 def test_a_budget_of_an_endless_run_is_not_per_run(
     caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:

@@ -329,7 +329,7 @@ class Pipeline:
         _check_option_files(self.options)
         _check_users(self.options)
         if self.options.state is not None:
-            _warn_per_run(_expand(stages))
+            _check_per_run(_expand(stages), is_endless=self.options.unbounded)
         self._validated = True
 
     def run(
@@ -920,11 +920,21 @@ def _expand(stages: Sequence[Stage]) -> list[Stage]:
     ]
 
 
-def _warn_per_run(stages: Sequence[Stage]) -> None:
-    """Warn about stages whose results depend on how the input is divided into runs."""
+def _check_per_run(stages: Sequence[Stage], *, is_endless: bool) -> None:
+    """Warn about stages whose results depend on how the input is divided into runs.
+
+    Raises:
+        UsageError: An endless run would lose the events that such a stage holds when it ends.
+    """
     for stage in stages:
-        if isinstance(stage, Transform) and stage.needs.per_run:
-            logger.warning("--state: `%s` works per run: %s", stage.name, stage.needs.per_run)
+        if not isinstance(stage, Transform) or not stage.needs.per_run:
+            continue
+        if is_endless and stage.needs.holds_events:
+            raise UsageError(
+                f"--state: on an input without end, `{stage.name}` would lose the events that wait "
+                f"for later ones when the run stops: {stage.needs.per_run}"
+            )
+        logger.warning("--state: `%s` works per run: %s", stage.name, stage.needs.per_run)
 
 
 def _describe_state(plan: Plan) -> dict[str, object]:

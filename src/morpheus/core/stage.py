@@ -420,6 +420,8 @@ class Requirements:
         dropped_stats: The stage reads the statistics of events that `filter` has dropped.
         per_run: Why its results depend on how the input is divided into runs, and what to use
             instead, for a warning with `--state`; empty if they do not. Its state is not saved.
+        holds_events: Events wait in its state for later ones. With `per_run`, an endless run with
+            `--state` would lose them at its end, and is rejected.
         training_input: Globs of the training files. The first batch of each user then has the
             user's events in them as history. None for no training files.
         resources: Amounts of the resources that cluster workers declare, for a task with this
@@ -438,6 +440,7 @@ class Requirements:
     users_per_bundle: int = 1
     dropped_stats: bool = False
     per_run: str = ""
+    holds_events: bool = False
     training_input: Values | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
     card: bool = False

@@ -420,7 +420,8 @@ class BudgetFilter(Transform):
     takes = (Batch,)
     needs = Requirements(
         per_run="--alerts_per_day divides the budget of one run. Start one run for each day, or "
-        "use --threshold."
+        "use --threshold.",
+        holds_events=True,
     )
 
     alerts_per_day: float = 1.0

@@ -196,8 +196,12 @@ class Timeseries(Transform):
     @property
     def needs(self) -> Requirements:
         """Two-sided windows need the end of the input, so their state is not kept between runs."""
-        per_run = "" if self.causal or self._is_rate else _PER_RUN
-        return Requirements(per_run=per_run, state_options=self._list_state_options())
+        is_two_sided = not (self.causal or self._is_rate)
+        return Requirements(
+            per_run=_PER_RUN if is_two_sided else "",
+            holds_events=is_two_sided,
+            state_options=self._list_state_options(),
+        )
 
     def _list_state_options(self) -> Mapping[str, object]:
         """Return the options that counts and rates depend on."""
