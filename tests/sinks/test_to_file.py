@@ -3,6 +3,7 @@ import gzip
 import io
 import json
 import os
+import re
 import resource
 import sys
 from datetime import timedelta
@@ -252,9 +253,14 @@ def test_first_rows_decide_the_columns(tmp_path, caplog):
         "1,1,,2021-10-09 00:00:02+00:00",
     ]
     assert pl.read_parquet(tmp_path / "out.parquet")["a"].to_list() == ["x", *[None] * 4]
-    assert (
-        sum("'b' is dropped, because the first rows" in message for message in caplog.messages) == 2
-    )
+    assert sum("values of `b` are not written: the" in each for each in caplog.messages) == 2
+
+
+def test_each_column_whose_values_are_not_written_is_named_once(tmp_path, caplog):
+    later = [make_events([1], b=[None]), make_events([2], b=["y"]), make_events([3], c=["z"])]
+    write(tmp_path / "out.csv", make_events([0], a=["x"]), *later, *later)
+    named = [re.findall("`([a-z])`", each) for each in caplog.messages]
+    assert named == [["b"], ["c"]]
 
 
 def test_missing_folders_are_created(tmp_path):

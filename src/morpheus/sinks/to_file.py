@@ -48,8 +48,12 @@ from morpheus.storage.atomic import (
 )
 from morpheus.storage.object_store import STDOUT, ObjectPath, head_object, list_dir
 from morpheus.storage.spill import SpillDir, open_temp_file
+from morpheus.text import quote_backtick
 
 logger = logging.getLogger(__name__)
+
+_MAX_NAMED = 5
+"""Maximum number of columns that a warning names."""
 
 
 def validate_output(
@@ -157,13 +161,13 @@ class FixedColumns(msgspec.Struct):
         sink: Name of the sink, for messages.
         include_row_number: Include the running number of rows.
         columns: The columns; None before the first rows.
-        warned: Whether dropped columns were logged.
+        left_out: Columns with values that the file does not get.
     """
 
     sink: str
     include_row_number: bool
     columns: list[str] | None = None
-    warned: bool = False
+    left_out: set[str] = msgspec.field(default_factory=set)
 
     def conform(self, table: Table) -> Table:
         """Give rows the columns of the file. Missing columns are empty, others are dropped."""
@@ -173,7 +177,7 @@ class FixedColumns(msgspec.Struct):
             self.columns = table.names
         if table.names == self.columns:
             return table
-        self._warn(table.names)
+        self._warn(table)
         existing = set(table.names)
         empty = [
             pl.repeat(None, table.height, dtype=pl.Null, eager=True).alias(name)
@@ -182,16 +186,23 @@ class FixedColumns(msgspec.Struct):
         ]
         return table.with_columns(empty).select(self.columns)
 
-    def _warn(self, columns: list[str]) -> None:
-        new = [name for name in columns if name not in (self.columns or ())]
-        if new and not self.warned:
-            self.warned = True
-            logger.warning(
-                "%s: %s is dropped, because the first rows, which decide the columns of the file, "
-                "do not have it. Use `serialize --include` to choose the columns.",
-                self.sink,
-                ", ".join(repr(name) for name in new),
-            )
+    def _warn(self, table: Table) -> None:
+        """Name each column with values that the file does not get, once."""
+        known = self.left_out.union(self.columns or ())
+        new = [name for name in table.names if name not in known]
+        new = [name for name in new if table[name].null_count() < table.height]
+        if not new:
+            return
+        self.left_out.update(new)
+        names = ", ".join(map(quote_backtick, new[:_MAX_NAMED]))
+        more = f" and {len(new) - _MAX_NAMED} more" if len(new) > _MAX_NAMED else ""
+        logger.warning(
+            "%s: values of %s%s are not written: the first rows decide the columns of the file, "
+            "and have none there. Use `serialize --include` to choose the columns.",
+            self.sink,
+            names,
+            more,
+        )
 
 
 @dataclass(frozen=True)
