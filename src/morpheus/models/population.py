@@ -18,7 +18,12 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from morpheus.features.encoder import FIRST_CODE, MISSING
-from morpheus.models.scoring import NOVELTY_DECAY, number_days, number_sessions
+from morpheus.models.scoring import (
+    NOVELTY_DECAY,
+    count_distinct,
+    number_days,
+    number_sessions,
+)
 
 SMOOTHING = 0.1
 """Share of the probability that is spread equally over all values, also values never seen."""
@@ -80,7 +85,9 @@ class ValueUsage(msgspec.Struct, frozen=True, dict=True):
             max(len(codes), 1),
             np.bincount(owners),
         )
-        cells, counts = np.unique((owners * kinds + coded) * days + sessions, return_counts=True)
+        cells, counts = count_distinct(
+            (owners * kinds + coded) * days + sessions, len(events) * kinds * days
+        )
         pairs, session = np.divmod(cells, days)
         first = np.flatnonzero(np.diff(pairs, prepend=-1))
         owner, value = np.divmod(pairs[first], kinds)

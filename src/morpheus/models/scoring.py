@@ -151,7 +151,7 @@ class Usage(msgspec.Struct, frozen=True, dict=True):
         offsets, columns = compute_offsets(sizes), len(sizes)
         ids, days = codes + offsets, int(sessions.max(initial=-1)) + 1
         counts = np.bincount(ids.ravel(), minlength=int(sum(sizes)))
-        cells, in_day = np.unique(ids * days + sessions[:, None], return_counts=True)
+        cells, in_day = count_distinct(ids * days + sessions[:, None], len(counts) * days)
         value, day = np.divmod(cells, max(days, 1))
         unknown = offsets + UNKNOWN
         is_new = np.diff(value, prepend=-1).astype(np.bool_) | np.isin(value, unknown)
@@ -202,6 +202,29 @@ class Usage(msgspec.Struct, frozen=True, dict=True):
         """Log-likelihood ratio of each code on the next day, (V,); see `compare_with_others`."""
         share = self.counts / max(self.events, 1)
         return compare_with_others(share, self.others, self.novelty[self.column_of])
+
+
+_MAX_BINS = 8
+"""Number of possible values for each value, up to which counting all is faster than sorting."""
+
+
+def count_distinct(
+    values: NDArray[np.int64], n_possible: int
+) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
+    """Return the distinct values, ascending, and how often each occurs, (distinct,).
+
+    Args:
+        values: Numbers from 0, of any shape.
+        n_possible: A number that is greater than all of them.
+
+    >>> [each.tolist() for each in count_distinct(np.array([[3, 1], [1, 0]]), 4)]
+    [[0, 1, 3], [1, 2, 1]]
+    """
+    if n_possible > _MAX_BINS * values.size:
+        return np.unique(values, return_counts=True)
+    counts = np.bincount(values.ravel(), minlength=n_possible)
+    distinct = np.flatnonzero(counts)
+    return distinct, counts[distinct]
 
 
 def decay_shares(
