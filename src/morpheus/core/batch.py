@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import msgspec
 import numpy as np
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from morpheus.suppressions.rules import SuppressionCounts
 
 BatchT = TypeVar("BatchT", bound="Batch")
+ItemT = TypeVar("ItemT")
 
 
 @dataclass(frozen=True)
@@ -583,6 +584,37 @@ def take_outputs(stage: Transform, outputs: object, method: str = "process") -> 
         f"stage `{stage.name}`: `{type(stage).__name__}.{method}` {found}. It must yield each "
         "batch that goes on to the next stage, or return a list of them; an empty list for none."
     )
+
+
+class Gathered(msgspec.Struct, Generic[ItemT]):
+    """Rows that wait until there are enough of them.
+
+    It keeps their number: adding it up again for each item would take longer with each.
+
+    Attributes:
+        items: What has the rows, such as tables.
+        rows: Number of rows of all items.
+
+    >>> gathered = Gathered()
+    >>> [gathered.add(name, rows) for name, rows in (("one", 2), ("two", 3))]
+    [2, 5]
+    >>> gathered.take(), gathered.rows
+    (['one', 'two'], 0)
+    """
+
+    items: list[ItemT] = msgspec.field(default_factory=list)
+    rows: int = 0
+
+    def add(self, item: ItemT, rows: int) -> int:
+        """Add an item, and return the number of rows of all."""
+        self.items.append(item)
+        self.rows += rows
+        return self.rows
+
+    def take(self) -> list[ItemT]:
+        """Return the items, and begin again."""
+        items, self.items, self.rows = self.items, [], 0
+        return items
 
 
 def has_flags(table: Table) -> bool:

@@ -26,7 +26,7 @@ import zstandard
 from isal import isal_zlib
 
 from morpheus.columns import ROW
-from morpheus.core.batch import Table
+from morpheus.core.batch import Gathered, Table
 from morpheus.storage.atomic import TempFolder
 
 FORMAT_BY_EXTENSION = {
@@ -108,7 +108,7 @@ class TextWriter:
         self._write_rows, self._encode_header = write_rows, encode_header
         self._header_written = False
         self._empty = empty
-        self._buffer: list[Table] = []
+        self._buffer = Gathered[Table]()
 
     def write(self, table: Table) -> None:
         """Write rows, after the header the first time. Small batches are joined, for speed."""
@@ -117,11 +117,11 @@ class TextWriter:
             self._output.write(header)
             self._header_written = True
             self._empty = b"" if header else self._empty
-        if self._buffer and self._buffer[0].schema_key != table.schema_key:
+        waiting = self._buffer.items
+        if waiting and waiting[0].schema_key != table.schema_key:
             # Joining batches of different schemas would change how rows are encoded.
             self._write_buffer()
-        self._buffer.append(table)
-        if sum(buffered.height for buffered in self._buffer) >= ENCODE_CHUNK_ROWS:
+        if self._buffer.add(table, table.height) >= ENCODE_CHUNK_ROWS:
             self._write_buffer()
 
     def append(self, path: Path) -> None:
@@ -155,14 +155,15 @@ class TextWriter:
 
     def __exit__(self, *about: object) -> None:
         # After a failure the compressor still writes its end, into a file that is discarded.
-        self._buffer, self._empty = [], b""
+        self._buffer.take()
+        self._empty = b""
         with suppress(OSError):
             self.finish()
 
     def _write_buffer(self) -> None:
-        if not self._buffer:
+        if not self._buffer.items:
             return
-        for chunk in iter_chunks(Table.concat(self._buffer)):
+        for chunk in iter_chunks(Table.concat(self._buffer.items)):
             self._empty = b""
             if self._output is self._file:
                 self._write_rows(chunk, self._file)
@@ -171,7 +172,7 @@ class TextWriter:
                 text = io.BytesIO()
                 self._write_rows(chunk, text)
                 self._output.write(text.getbuffer())
-        self._buffer = []
+        self._buffer.take()
 
 
 def _sendfile_append(path: Path, file: BinaryIO) -> None:
@@ -521,7 +522,7 @@ class ParquetWriter:
         self._path = path
         self._spill_dir = TempFolder(path.parent)
         self._schema: dict[str, pl.DataType] | None = None
-        self._buffer: list[pl.DataFrame] = []
+        self._buffer = Gathered[pl.DataFrame]()
         self._spilled_files: list[Path] = []
 
     def write(self, table: Table) -> None:
@@ -531,10 +532,8 @@ class ParquetWriter:
             text = pl.String()
             types = frame.schema.items()
             self._schema = {n: text if t == pl.Null else t for n, t in types}
-        self._buffer.append(
-            frame.cast(pl.Schema(self._schema)).rename({ROW: PARQUET_ROW_NAME}, strict=False)
-        )
-        if sum(buffered.height for buffered in self._buffer) >= _SPILL_ROWS:
+        frame = frame.cast(pl.Schema(self._schema)).rename({ROW: PARQUET_ROW_NAME}, strict=False)
+        if self._buffer.add(frame, frame.height) >= _SPILL_ROWS:
             self._spill()
 
     def append(self, path: Path) -> None:
@@ -560,8 +559,7 @@ class ParquetWriter:
         self._spill_dir.close()
 
     def _spill(self) -> None:
-        if self._buffer:
+        if self._buffer.items:
             part = Path(self._spill_dir.path, f"{len(self._spilled_files):09}.arrow")
-            pl.concat(self._buffer).write_ipc(part)
+            pl.concat(self._buffer.take()).write_ipc(part)
             self._spilled_files.append(part)
-            self._buffer = []

@@ -19,7 +19,7 @@ import polars as pl
 from polars.exceptions import PolarsError
 
 from morpheus.columns import ROW, TS_ANOMALY
-from morpheus.core.batch import EncodedChunk, OutputRows, Table
+from morpheus.core.batch import EncodedChunk, Gathered, OutputRows, Table
 from morpheus.core.stage import Outputs, Sink, StageContext, Transform, option
 from morpheus.errors import UsageError
 from morpheus.sinks.formats import (
@@ -226,24 +226,21 @@ class EncodeRows(Transform):
     temp_dir: Path
     include_index: bool = True
 
-    def open(self, context: StageContext) -> list[OutputRows]:  # noqa: ARG002 - starts empty
+    def open(self, context: StageContext) -> Gathered[OutputRows]:  # noqa: ARG002 - starts empty
         """Start without batches."""
-        return []
+        return Gathered()
 
-    def process(self, batch: OutputRows, state: list[OutputRows]) -> Iterator[OutputRows]:
+    def process(self, batch: OutputRows, state: Gathered[OutputRows]) -> Iterator[OutputRows]:
         """Join small batches, which is faster to format."""
-        matches = batch.table.schema_key == self.schema
-        if matches:
-            state.append(batch)
-        if not matches or sum(each.table.height for each in state) >= ENCODE_CHUNK_ROWS:
+        if batch.table.schema_key != self.schema:
             yield from self.flush(state)
-        if not matches:
             yield batch
+        elif state.add(batch, batch.table.height) >= ENCODE_CHUNK_ROWS:
+            yield from self.flush(state)
 
-    def flush(self, state: list[OutputRows]) -> Iterator[OutputRows]:
+    def flush(self, state: Gathered[OutputRows]) -> Iterator[OutputRows]:
         """Format the batches that wait."""
-        yield from self._encode(state)
-        state.clear()
+        yield from self._encode(state.take())
 
     def _encode(self, batches: list[OutputRows]) -> Iterator[EncodedChunk]:
         """Encode batches together; the text is attached to the last one."""

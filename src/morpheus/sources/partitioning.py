@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from morpheus.columns import INDEX, LATE, POPULATION_USER, TIME
-from morpheus.core.batch import Events, Partition, ReadStats, RunMetrics
+from morpheus.core.batch import Events, Gathered, Partition, ReadStats, RunMetrics
 from morpheus.runtime.pool import WorkerPool
 from morpheus.sources.compression import LogPath
 from morpheus.sources.group_by_user import (
@@ -305,13 +305,12 @@ class StratifiedSampler(msgspec.Struct, frozen=True):
 
     def merge(self, samples: Iterable[pl.DataFrame]) -> pl.DataFrame:
         """Merge samples of different events into a sample of all of them."""
-        merged, pending = pl.DataFrame(schema=_SAMPLE_SCHEMA), list[pl.DataFrame]()
+        merged, pending = pl.DataFrame(schema=_SAMPLE_SCHEMA), Gathered[pl.DataFrame]()
         for sample in samples:
-            pending.append(sample)
             # Merge once the pending events double the sample: merging each table would be slow.
-            if sum(frame.height for frame in pending) >= max(merged.height, MIN_MERGE_EVENTS):
-                merged, pending = self._keep_lowest([merged, *pending]), []
-        return self._keep_lowest([merged, *pending])
+            if pending.add(sample, sample.height) >= max(merged.height, MIN_MERGE_EVENTS):
+                merged = self._keep_lowest([merged, *pending.take()])
+        return self._keep_lowest([merged, *pending.take()])
 
     def _keep_lowest(self, samples: Sequence[pl.DataFrame]) -> pl.DataFrame:
         """Keep the events of each user with the lowest keys."""

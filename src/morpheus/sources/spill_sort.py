@@ -34,11 +34,13 @@ logger = logging.getLogger(__name__)
 def coalesce_frames(frames: Iterable[pl.DataFrame], min_cells: int) -> Iterator[pl.DataFrame]:
     """Join small frames, so that each except the last has at least `min_cells` cells."""
     held: list[pl.DataFrame] = []
+    cells = 0
     for frame in frames:
         held.append(frame)
-        if sum(part.height * part.width for part in held) >= min_cells:
+        cells += frame.height * frame.width
+        if cells >= min_cells:
             # Drop all references before the yield, so that the caller can free the memory.
-            held, joined = [], [concat_frames(held)]
+            held, cells, joined = [], 0, [concat_frames(held)]
             yield joined.pop()
     if held:
         yield concat_frames(held)
