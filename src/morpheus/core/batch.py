@@ -586,6 +586,10 @@ def take_outputs(stage: Transform, outputs: object, method: str = "process") -> 
     )
 
 
+_MAX_ITEMS = 1024
+"""Number of items from which their columns take more memory than their rows, if these are few."""
+
+
 class Gathered(msgspec.Struct, Generic[ItemT]):
     """Rows that wait until there are enough of them.
 
@@ -596,20 +600,24 @@ class Gathered(msgspec.Struct, Generic[ItemT]):
         rows: Number of rows of all items.
 
     >>> gathered = Gathered()
-    >>> [gathered.add(name, rows) for name, rows in (("one", 2), ("two", 3))]
-    [2, 5]
+    >>> gathered.add("two rows", 2)
+    >>> gathered.has(2), gathered.has(3)
+    (True, False)
     >>> gathered.take(), gathered.rows
-    (['one', 'two'], 0)
+    (['two rows'], 0)
     """
 
     items: list[ItemT] = msgspec.field(default_factory=list)
     rows: int = 0
 
-    def add(self, item: ItemT, rows: int) -> int:
-        """Add an item, and return the number of rows of all."""
+    def add(self, item: ItemT, rows: int) -> None:
+        """Add an item with a number of rows."""
         self.items.append(item)
         self.rows += rows
-        return self.rows
+
+    def has(self, rows: int) -> bool:
+        """Return whether there are as many rows, or more items than should wait."""
+        return self.rows >= rows or len(self.items) >= _MAX_ITEMS
 
     def take(self) -> list[ItemT]:
         """Return the items, and begin again."""

@@ -121,7 +121,8 @@ class TextWriter:
         if waiting and waiting[0].schema_key != table.schema_key:
             # Joining batches of different schemas would change how rows are encoded.
             self._write_buffer()
-        if self._buffer.add(table, table.height) >= ENCODE_CHUNK_ROWS:
+        self._buffer.add(table, table.height)
+        if self._buffer.has(ENCODE_CHUNK_ROWS):
             self._write_buffer()
 
     def append(self, path: Path) -> None:
@@ -533,8 +534,12 @@ class ParquetWriter:
             types = frame.schema.items()
             self._schema = {n: text if t == pl.Null else t for n, t in types}
         frame = frame.cast(pl.Schema(self._schema)).rename({ROW: PARQUET_ROW_NAME}, strict=False)
-        if self._buffer.add(frame, frame.height) >= _SPILL_ROWS:
+        self._buffer.add(frame, frame.height)
+        if self._buffer.rows >= _SPILL_ROWS:
             self._spill()
+        elif self._buffer.has(_SPILL_ROWS):
+            joined = pl.concat(self._buffer.take(), rechunk=True)
+            self._buffer.add(joined, joined.height)
 
     def append(self, path: Path) -> None:
         """Not supported: `ToFile.encoder` returns None for Parquet."""

@@ -235,7 +235,9 @@ class EncodeRows(Transform):
         if batch.table.schema_key != self.schema:
             yield from self.flush(state)
             yield batch
-        elif state.add(batch, batch.table.height) >= ENCODE_CHUNK_ROWS:
+            return
+        state.add(batch, batch.table.height)
+        if state.has(ENCODE_CHUNK_ROWS):
             yield from self.flush(state)
 
     def flush(self, state: Gathered[OutputRows]) -> Iterator[OutputRows]:

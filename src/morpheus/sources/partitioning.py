@@ -308,7 +308,8 @@ class StratifiedSampler(msgspec.Struct, frozen=True):
         merged, pending = pl.DataFrame(schema=_SAMPLE_SCHEMA), Gathered[pl.DataFrame]()
         for sample in samples:
             # Merge once the pending events double the sample: merging each table would be slow.
-            if pending.add(sample, sample.height) >= max(merged.height, MIN_MERGE_EVENTS):
+            pending.add(sample, sample.height)
+            if pending.rows >= max(merged.height, MIN_MERGE_EVENTS):
                 merged = self._keep_lowest([merged, *pending.take()])
         return self._keep_lowest([merged, *pending.take()])
 
