@@ -435,7 +435,7 @@ class BudgetFilter(Transform):
     def process(self, batch: Batch, state: _BudgetState) -> Iterator[Batch]:
         """Keep the candidates of a batch until all users are complete."""
         state.add(batch)
-        return iter(())
+        yield from state.release_empty()
 
     def flush(self, state: _BudgetState) -> Iterator[Batch]:
         """Return the events of the user-days that the budget allows."""
@@ -477,6 +477,7 @@ class _BudgetState(msgspec.Struct):
         batches: Candidates of all users.
         user_days: Days of each user.
         num_days: Number of all user-days.
+        longest: Number of days of the user with most days.
         lowest: Highest p-value of a candidate that was not dropped early.
         suppressed: User-days of which events are suppressed.
         severities: Highest severity of an event of each alert, by user-day.
@@ -487,6 +488,7 @@ class _BudgetState(msgspec.Struct):
     batches: list[Batch] = msgspec.field(default_factory=list)
     user_days: dict[str | None, UserDays] = msgspec.field(default_factory=dict)
     num_days: int = 0
+    longest: int = 0
     lowest: float = 1.0
     suppressed: set[UserDay] = msgspec.field(default_factory=set)
     severities: dict[UserDay, float] = msgspec.field(default_factory=dict)
@@ -499,14 +501,24 @@ class _BudgetState(msgspec.Struct):
             merged = candidates.user_days if known is None else known.merge(candidates.user_days)
             self.num_days += len(merged.dates) - (0 if known is None else len(known.dates))
             self.user_days[batch.user] = merged
+            self.longest = max(self.longest, len(merged.dates))
             batch = self._drop_unlikely(batch, candidates)
         self.batches.append(batch)
+
+    def release_empty(self) -> Iterator[Batch]:
+        """Return the batch before the latest one if nothing is left of it.
+
+        Of many users, most have no candidate, and a batch without rows takes memory, too. The
+        latest batch stays: the last one of the run takes the report.
+        """
+        if len(self.batches) > 1 and not self.batches[-2].table.height:
+            yield _state_severity(self.batches.pop(-2), {})
 
     def _drop_unlikely(self, batch: Batch, candidates: AlertCandidates) -> Batch:
         if self.num_days < FIRST_USERS:
             return batch
         # More user-days only lower the limit; the span of the days may still grow.
-        wanted = self.alerts_per_day * 2 * max(len(days.dates) for days in self.user_days.values())
+        wanted = self.alerts_per_day * 2 * self.longest
         limit = min(1.0, CANDIDATE_MARGIN * wanted / self.num_days)
         self.lowest = min(self.lowest, limit)
         collect_stats = batch.dropped_stats is not None
