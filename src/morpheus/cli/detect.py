@@ -41,16 +41,15 @@ from morpheus.sources.discovery import FileDiscovery
 from morpheus.sources.results import (
     KindTrial,
     LogKind,
-    find_kind,
+    choose_kind,
     known_log_formats,
     list_kinds,
 )
-from morpheus.sources.schema_file import is_schema_file, load_schema
 from morpheus.status import STATUS_FILE
 from morpheus.storage.atomic import TempFolder, atomic_write
 from morpheus.storage.object_store import is_object_url, normalise_location
 from morpheus.suppressions.proposals import Proposals, Verdicts, render_suppressions
-from morpheus.text import format_count, suggest, suggest_path
+from morpheus.text import format_count, suggest_path
 
 REPORT_FILE, ALERTS_FILE = "report.html", "alerts.jsonl"
 SUPPRESSIONS_FILE = "suppressions.toml"
@@ -129,10 +128,9 @@ def recognise_kind(logs: Sequence[str], source: str = "") -> LogKind:
     Raises:
         UsageError: There are no files, or their kind is not known, or they are of several kinds.
     """
-    kinds = list_kinds()
-    names = [kind.name for kind in kinds]
     if source:
-        return _choose_kind(source, kinds)
+        return choose_kind(source)
+    kinds = list_kinds()
     paths = _choose_samples(logs)
     found: dict[LogKind, LogPath] = {}
     unknown: dict[LogPath, str] = {}
@@ -149,21 +147,7 @@ def recognise_kind(logs: Sequence[str], source: str = "") -> LogKind:
             break
     if len(found) == 1:
         return next(iter(found))
-    raise _make_kind_error(found, unknown, names)
-
-
-def _choose_kind(source: str, kinds: Sequence[LogKind]) -> LogKind:
-    """Return the kind of log that --source names, or the one that a schema describes."""
-    if is_schema_file(source):
-        described = load_schema(source, "--source").log_format
-        return find_kind("from-file", source) or LogKind(described.name, "from-file", source)
-    names = [kind.name for kind in kinds]
-    if source not in names:
-        raise UsageError(
-            f"--source: there is no kind of log `{source}`.{suggest(source, names)} Give one of "
-            f"{', '.join(names)}; or a schema of your own, such as `vpn.toml`."
-        )
-    return kinds[names.index(source)]
+    raise _make_kind_error(found, unknown, [kind.name for kind in kinds])
 
 
 def _explain_unknown(path: LogPath, trials: Sequence[KindTrial]) -> str:
