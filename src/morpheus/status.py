@@ -58,7 +58,7 @@ class StreamStatus(msgspec.Struct, frozen=True):
         checkpoint_seconds: Seconds that they took.
         outbox_entries: Number of entries that wait for sinks in the state file.
         outbox_bytes: Their size.
-        paused: Reading pauses, because the outbox is full.
+        paused: Reading pauses, because the outbox is full, or the models cannot be read.
         source_lag_seconds: Seconds from the event time up to which the source was read until now;
             of the partition that is furthest behind. None if it is not known.
         sinks: How each sink keeps up, by its name and place.
