@@ -19,10 +19,17 @@ import click
 import msgspec
 
 from morpheus.cli.chain import command_from_dataclass
-from morpheus.cli.output import echo, interruptible, print_table, show_progress
+from morpheus.cli.output import (
+    echo,
+    interruptible,
+    list_left_out,
+    list_unscored,
+    print_table,
+    show_progress,
+)
 from morpheus.cli.suppress import DEFAULT_DAYS, TuningSources, make_proposals
 from morpheus.columns import ACTOR_OPTION, ExplanationColumns
-from morpheus.core.batch import RunMetrics
+from morpheus.core.batch import ReadStats, RunMetrics
 from morpheus.core.registry import load_stage
 from morpheus.core.stage import PipelineOptions, Stage, option
 from morpheus.detection import MIN_INCIDENTS, LogOverview, Plan, choose_budget, list_detect_stages
@@ -58,7 +65,7 @@ EXPLAIN_PREFIX = "why_"
 MAX_RECORDS_TRIED = 1_000
 """Number of records of each file that are read to recognise the kind of log."""
 MAX_FILES_TRIED, MAX_FILES_RECOGNISED = 12, 3
-"""Number of files that are read to recognise the kind of log: at most, and recognised ones."""
+"""Number of files that are read to recognise the kind of log: at most, and as each kind."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +143,9 @@ def recognise_kind(logs: Sequence[str], source: str = "") -> LogKind:
     unknown: dict[LogPath, str] = {}
     recognised = 0
     for path in paths:
+        # Once the kind is known, files of another kind are looked for.
+        if recognised >= MAX_FILES_RECOGNISED and _is_of_kind(path, next(iter(found))):
+            continue
         trials = [_try_kind(kind, path) for kind in kinds]
         best = KindTrial.find_best(trials)
         if best.is_recognised:
@@ -143,7 +153,7 @@ def recognise_kind(logs: Sequence[str], source: str = "") -> LogKind:
             recognised += 1
         else:
             unknown[path] = _explain_unknown(path, trials)
-        if recognised == MAX_FILES_RECOGNISED:
+        if len(found) > 1:
             break
     if len(found) == 1:
         return next(iter(found))
@@ -195,6 +205,10 @@ def _find_files(globs: Sequence[str], name: str, skip_dirs: tuple[str, ...]) -> 
             "Parquet."
         )
     return paths
+
+
+def _is_of_kind(path: LogPath, kind: LogKind) -> bool:
+    return _try_kind(kind, path).is_recognised
 
 
 def _try_kind(kind: LogKind, path: LogPath) -> KindTrial:
@@ -395,7 +409,7 @@ def run_detect(options: DetectOptions, logs: Sequence[str]) -> None:
             metrics = pipeline.run(on_step=on_step)
     data = _get_report_data(pipeline.stages, metrics)
     incidents = [view.incident for view in data.incidents]
-    _print_counts(metrics, data.account, incidents)
+    _print_counts(metrics, data.account, incidents, has_history=bool(options.history))
     _print_hidden(metrics, proposals)
     _print_incidents(incidents)
     _print_results(options, incidents)
@@ -490,9 +504,10 @@ def _print_plan(
     events, users = format_count(overview.events, "event"), format_count(overview.users, "user")
     files = format_count(overview.files, "file")
     period = f"{overview.first} to {overview.last}"
+    _print_facts({"Log": f"{kind.name}: {events} of {users} in {files}, {period}"})
+    _print_left_out(overview.stats)
     _print_facts(
         {
-            "Log": f"{kind.name}: {events} of {users} in {files}, {period}",
             "Trained on": plan.trained,
             "Scored": f"{plan.first} to {overview.last}: {format_count(plan.days, 'day')}",
             "Budget": f"{budget:g} incidents per day. Change it with --alerts_per_day.",
@@ -501,17 +516,25 @@ def _print_plan(
     )
 
 
-def _print_counts(metrics: RunMetrics, counts: RunCounts, incidents: Sequence[Incident]) -> None:
+def _print_left_out(stats: ReadStats) -> None:
+    """Print which records and files of the logs were left out, and why."""
+    for fact, text in list_left_out(stats):
+        _print_facts({fact.capitalize(): text})
+
+
+def _print_counts(
+    metrics: RunMetrics, counts: RunCounts, incidents: Sequence[Incident], *, has_history: bool
+) -> None:
     events = format_count(sum(incident.count for incident in incidents), "event")
     found = format_count(len(incidents), "incident")
-    facts = {"Found": f"{found} with {events}, of {counts.scored:,} that were scored"}
-    if metrics.input.refused:
-        reason = metrics.input.refusals[0] if metrics.input.refusals else ""
-        refused = format_count(metrics.input.refused, "record")
-        facts["Left out"] = f"{refused} that cannot be read: {reason}"
+    _print_facts({"Found": f"{found} with {events}, of {counts.scored:,} that were scored"})
+    if has_history:
+        for fact, text in list_left_out(metrics.training):
+            _print_facts({"History": f"{fact}: {text}"})
+    for text in list_unscored(metrics):
+        _print_facts({"Not scored": text})
     if not incidents:
-        facts["Why none"] = _explain_none(metrics)
-    _print_facts(facts)
+        _print_facts({"Why none": _explain_none(metrics)})
 
 
 def _print_hidden(metrics: RunMetrics, proposals: Proposals | None) -> None:
