@@ -394,6 +394,37 @@ def test_a_champion_that_another_run_made_meanwhile_stays(models, logs):
     assert champion.cards["ann"].version == 1
 
 
+def test_a_damaged_champion_is_replaced_by_a_candidate_of_the_version_before(models, logs):
+    store = VersionedStore.open(models)
+    bob = store.load("bob")
+    store.publish(
+        [replace(bob, card=msgspec.structs.replace(bob.card, user="new"))], alias=CHAMPION
+    )
+    first, second = (set(each.indexes) for each in store.versions())
+    [index] = second - first
+    path = Path(models) / "indexes" / f"{index}.json"
+    path.write_bytes(path.read_bytes()[:-9])
+    done = retrain(models, logs, "--update", "--max_recall_loss=1", "--threshold=0.000001")
+    assert done.exit_code == 0, done.output
+    assert "does not match its checksum" in done.stderr
+    assert "version 3 is published as `candidate`, and is the champion now" in done.stderr
+
+
+def test_what_of_the_logs_is_left_out_is_printed_and_is_in_the_json(models, logs, tmp_path):
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    (odd / "notes.txt").write_text("x")
+    (odd / "bad.json").write_text('{"a": 1}')
+    words = ("--update", "--promote=never", "--json")
+    done = call(
+        *("retrain", models, str(logs / "logs"), str(odd), "--num_threads=1", "--replay_users=0"),
+        *words,
+    )
+    unread = dict(json.loads(done.stdout)["unread"])
+    assert unread["not read"] == f"1 file with another suffix: {odd}/notes.txt"
+    assert unread["rejected"].startswith(f"{odd}/bad.json:1: the record has no `eventTime`")
+
+
 def test_promote_never_leaves_it_to_a_person(models, logs):
     done = retrain(models, logs, "--promote=never", "--window=300d")
     assert done.exit_code == 0

@@ -30,11 +30,12 @@ from morpheus.cli.output import (
     echo,
     format_facts,
     interruptible,
+    list_left_out,
     print_table,
     show_progress,
 )
 from morpheus.columns import ACTOR, ACTOR_OPTION, INCIDENT_ID, POPULATION_USER, TIME
-from morpheus.core.batch import Events, OutputRows, Table
+from morpheus.core.batch import Events, OutputRows, ReadStats, Table
 from morpheus.core.registry import load_stage
 from morpheus.core.stage import PipelineOptions, Requirements, StageContext, Transform, option
 from morpheus.detection import LogOverview
@@ -655,6 +656,7 @@ class RetrainReport(msgspec.Struct, frozen=True):
         overtaken: Whether it is not, because another version became the champion meanwhile.
         checks: The conditions.
         users: The decision about each user.
+        unread: What of the logs was left out, and why.
     """
 
     champion: int
@@ -668,6 +670,7 @@ class RetrainReport(msgspec.Struct, frozen=True):
     overtaken: bool
     checks: tuple[Check, ...]
     users: tuple[UserDecision, ...]
+    unread: tuple[tuple[str, str], ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -715,6 +718,7 @@ class _Retraining(msgspec.Struct, frozen=True):
     Attributes:
         store: The model store.
         location: Where it is.
+        named: Number of the version that is the champion. If it is damaged, another one is in use.
         champion: The version in use.
         anchor: The anchor.
         source: Reads the logs.
@@ -726,6 +730,7 @@ class _Retraining(msgspec.Struct, frozen=True):
 
     store: VersionedStore
     location: str
+    named: int
     champion: ModelVersion
     anchor: ModelVersion
     source: FileSource
@@ -750,7 +755,7 @@ class _Retraining(msgspec.Struct, frozen=True):
                 f"Give `{folder}`."
             )
         store = VersionedStore.open(models, read_key(options.models_key_file))
-        champion = store.open_version(CHAMPION)
+        named, champion = store.resolve(CHAMPION), store.open_version(CHAMPION)
         _check_accepted(options, champion)
         _check_network(champion)
         source, pipeline = _describe_logs(champion, logs, options)
@@ -764,15 +769,17 @@ class _Retraining(msgspec.Struct, frozen=True):
             )
         age = timedelta(seconds=parse_duration(options.anchor_age, option="--anchor_age"))
         anchor = store.find_anchor(end - age)
-        return cls(store, models, champion, anchor, source, pipeline, end - window, end, options)
+        logs_read = (source, pipeline, end - window, end)
+        return cls(store, models, named, champion, anchor, *logs_read, options)
 
     def run(self, on_step: Any) -> RetrainReport:  # noqa: ANN401 - as above
         """Review and train all users, compare, and publish."""
         staging = TempFolder()
         try:
             plan = self._make_plan(staging.path)
-            decisions = self._review(plan, on_step)
-            return self._publish(plan, decisions)
+            decisions, read = self._review(plan, on_step)
+            report = self._publish(plan, decisions)
+            return structs.replace(report, unread=tuple(list_left_out(read)))
         finally:
             staging.close()
 
@@ -833,10 +840,16 @@ class _Retraining(msgspec.Struct, frozen=True):
             days.setdefault(user or "", set()).update(numbers)
         return {user: frozenset(numbers) for user, numbers in days.items()}
 
-    def _review(self, plan: ReviewPlan, on_step: Any) -> list[UserDecision]:  # noqa: ANN401 - as above
+    def _review(
+        self,
+        plan: ReviewPlan,
+        on_step: Any,  # noqa: ANN401 - as above
+    ) -> tuple[list[UserDecision], ReadStats]:
+        """Decide about each user; return also what was read of the logs."""
         sink = CollectSink()
         source = replace(self.source, **_select_time(self.start, self.end))
-        Pipeline([source, ReviewUsers(plan=plan), sink], self.pipeline).run(on_step=on_step)
+        pipeline = Pipeline([source, ReviewUsers(plan=plan), sink], self.pipeline)
+        read = pipeline.run(on_step=on_step).input
         decisions = [
             msgspec.json.decode(text, type=UserDecision)
             for batch in sink.batches
@@ -847,7 +860,7 @@ class _Retraining(msgspec.Struct, frozen=True):
                 f"LOGS: no event with a user between {self.start:%Y-%m-%d} and "
                 f"{self.end:%Y-%m-%d}. Give other logs, --until or --window."
             )
-        return sorted(decisions, key=lambda each: each.user)
+        return sorted(decisions, key=lambda each: each.user), read
 
     def _publish(self, plan: ReviewPlan, decisions: list[UserDecision]) -> RetrainReport:
         changed = [each.user for each in decisions if each.card is not None]
@@ -860,7 +873,7 @@ class _Retraining(msgspec.Struct, frozen=True):
             checks = tuple(self._check(staged, decisions))
         if candidate is not None and self.options.promote == "auto":
             if all(check.holds for check in checks):
-                promoted = self.store.replace_champion(candidate, self.champion.number)
+                promoted = self.store.replace_champion(candidate, self.named)
                 overtaken = not promoted
             if not promoted and frozen:
                 # A rejected candidate must not leave an intruder with a fingerprint that learns.
@@ -1154,6 +1167,7 @@ def _print_facts(report: RetrainReport, options: RetrainOptions) -> None:
             "Compared",
             f"champion: version {report.champion}; anchor: version {report.anchor}{until}",
         ),
+        *((fact.capitalize(), text) for fact, text in report.unread),
         ("Users", counts),
         ("Result", _describe_result(report, options)),
     ]
