@@ -850,6 +850,8 @@ class _Retraining(msgspec.Struct, frozen=True):
         source = replace(self.source, **_select_time(self.start, self.end))
         pipeline = Pipeline([source, ReviewUsers(plan=plan), sink], self.pipeline)
         read = pipeline.run(on_step=on_step).input
+        # The window is known; what is outside of it is no news.
+        read.outside_range = read.outside_files = read.outside_folders = 0
         decisions = [
             msgspec.json.decode(text, type=UserDecision)
             for batch in sink.batches
