@@ -39,6 +39,7 @@ from morpheus.models.retraining import (
     update,
 )
 from morpheus.models.versions import CHAMPION, ModelFacts, NewVersion, VersionedStore
+from morpheus.report.incidents import incident_id
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 HISTORY, DAYS = 30, 80
@@ -475,6 +476,22 @@ def test_open_incidents_are_not_learned_until_a_verdict_calls_them_harmless(mode
         verdicts.write_text(json.dumps({**about, "verdicts": [verdict]}))
         words = (f"--alerts={alerts}", f"--verdicts={verdicts}", "--promote=never", "--json")
         assert decisions(retrain(models, logs, *words))["ann"]["suspicious"] == expected
+
+
+def test_a_verdict_closes_an_incident_of_alerts_without_ids_in_a_folder(models, logs, tmp_path):
+    folder, day = tmp_path / "alerts", "2026-02-20"
+    folder.mkdir()
+    (folder / "2026-02-19.jsonl").write_text("\n")
+    row = {"event_dt": f"{day}T09:00:00Z", "userIdentityuserName": "ann", "risk": 90.0}
+    (folder / "2026-02-20.jsonl").write_text(json.dumps(row))
+    verdict = {"incident": incident_id("ann", day), "user": "ann", "verdict": "expected"}
+    verdict |= {"start": f"{day}T09:00:00Z", "end": f"{day}T09:00:00Z", "events": 1, "columns": []}
+    about = {"format": "morpheus-verdicts", "version": 2, "made": "2026-03-01T00:00:00Z"}
+    (tmp_path / "verdicts.json").write_text(json.dumps({**about, "verdicts": [verdict]}))
+    words = ("--promote=never", "--update", "--json", f"--alerts={folder}")
+    assert decisions(retrain(models, logs, *words))["ann"]["suspicious"] == 12
+    judged = retrain(models, logs, *words, f"--verdicts={tmp_path}/verdicts.json")
+    assert decisions(judged)["ann"]["suspicious"] == 0
 
 
 def test_a_file_of_alerts_without_rows_leaves_nothing_open(models, logs, tmp_path):

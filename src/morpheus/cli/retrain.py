@@ -68,7 +68,8 @@ from morpheus.models.versions import (
 from morpheus.pipeline import CollectSink, Pipeline
 from morpheus.replay.evaluation import evaluate, run_replay
 from morpheus.replay.injection import ReplayConfig
-from morpheus.report_cli import ResultFiles
+from morpheus.report.incidents import format_day, incident_id
+from morpheus.report_cli import ReportRequest, ResultFiles, open_folder
 from morpheus.seasonality.detector import parse_duration
 from morpheus.sources.base import FileSource
 from morpheus.sources.cloudtrail import FromCloudtrail
@@ -76,7 +77,7 @@ from morpheus.sources.pseudonyms import list_identity_columns
 from morpheus.storage.atomic import TempFolder
 from morpheus.storage.object_store import normalise_location
 from morpheus.suppressions.proposals import TrainingVerdicts, Verdicts
-from morpheus.text import display_value, format_count, quote_backtick, suggest
+from morpheus.text import display_value, format_count, quote_backtick, suggest, suggest_path
 
 ANCHOR = "anchor"
 """Alias of the version that the last retraining used as the anchor."""
@@ -147,8 +148,9 @@ class RetrainOptions:
     )
     alerts: tuple[str, ...] = option(
         (),
-        "File of past alerts, as `to-file` wrote them; repeat for more. Days with an alert that "
-        "no verdict calls harmless are open incidents, and are not learned.",
+        "File of past alerts, as `to-file` wrote them, or a folder of such files; repeat for more. "
+        "Days with an alert that no verdict calls harmless are open incidents, and are not "
+        "learned.",
         location="local",
     )
     threshold: float = option(
@@ -821,10 +823,7 @@ class _Retraining(msgspec.Struct, frozen=True):
         """Return the days of each user with an alert that no verdict calls harmless."""
         if not self.options.alerts:
             return {}
-        files = [Path(name) for name in self.options.alerts]
-        missing = [str(path) for path in files if not path.is_file()]
-        if missing:
-            raise UsageError(f"--alerts: there is no file `{missing[0]}`.")
+        files = [file for name in self.options.alerts for file in _list_alerts(Path(name))]
         verdicts = self.options.verdicts
         benign = Verdicts.read(verdicts, "--verdicts").benign if verdicts else ()
         closed = {verdict.incident for verdict in benign}
@@ -832,12 +831,14 @@ class _Retraining(msgspec.Struct, frozen=True):
         column = self.pipeline.userid_column_name
         results = ResultFiles.find(files, column)
         for user, rows in () if results is None else results.iter_by_user():
-            is_open = pl.lit(value=True)
+            numbers = number_days(rows[TIME], self.pipeline.timezone).tolist()
             if INCIDENT_ID in rows.columns:
-                is_open = ~pl.col(INCIDENT_ID).is_in(sorted(closed))
-            times = rows.filter(is_open)[TIME]
-            numbers = number_days(times, self.pipeline.timezone).tolist()
-            days.setdefault(user or "", set()).update(numbers)
+                ids = rows[INCIDENT_ID].to_list()
+            else:  # as the report gives them
+                ids = [incident_id(user, format_day(day)) for day in numbers]
+            pairs = zip(numbers, ids, strict=True)
+            open_days = {day for day, incident in pairs if incident not in closed}
+            days.setdefault(user or "", set()).update(open_days)
         return {user: frozenset(numbers) for user, numbers in days.items()}
 
     def _review(
@@ -993,6 +994,13 @@ class _Retraining(msgspec.Struct, frozen=True):
         """Start of the held-out days."""
         seconds = parse_duration(self.options.holdout, option="--holdout")
         return self.end - timedelta(seconds=seconds)
+
+
+def _list_alerts(path: Path) -> Sequence[Path]:
+    """Return a file of alerts, or the files of a folder of them."""
+    if not path.exists():
+        raise UsageError(f"--alerts: there is no file `{path}`.{suggest_path(path)}")
+    return open_folder(ReportRequest(), [path])[1] if path.is_dir() else [path]
 
 
 def _select_time(start: datetime, end: datetime) -> dict[str, Any]:
