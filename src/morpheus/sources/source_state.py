@@ -538,7 +538,7 @@ class FileMemory(msgspec.Struct):
         return pl.DataFrame(list(self.found), schema=schema, orient="row")
 
     def _list_useful(self) -> pl.DataFrame:
-        """Return what is known of files, except what is forgotten and could be wanted now."""
+        """Return the remembered files, without those that could be wanted and whose events are forgotten."""
         assert self.period is not None  # noqa: S101 - planned before files are chosen
         takes = self.period.takes
         start = _EARLIEST if takes.start is None else _to_microsecond(takes.start)
