@@ -411,6 +411,22 @@ def test_a_damaged_champion_is_replaced_by_a_candidate_of_the_version_before(mod
     assert "version 3 is published as `candidate`, and is the champion now" in done.stderr
 
 
+def test_logs_before_the_window_are_not_read_to_find_their_last_day(models, tmp_path):
+    now = datetime.now(UTC)
+    for days in (3, 400, 800):
+        time = now - timedelta(days=days)
+        folder = tmp_path / f"AWSLogs/1/CloudTrail/eu-west-1/{time:%Y/%m/%d}"
+        folder.mkdir(parents=True)
+        path = folder / f"1_CloudTrail_eu-west-1_{time:%Y%m%dT%H%MZ}_a.json"
+        records = [record("ann", draw("ann", random.Random(1)), time, days)]  # noqa: S311 - not secrets
+        path.write_text(json.dumps({"Records": records}))
+    steps = []
+    options = RetrainOptions(num_threads=1, replay_users=0)
+    report = retrain_models(models, [str(tmp_path / "AWSLogs")], options, on_step=steps.append)
+    assert report.end == f"{now - timedelta(days=2):%Y-%m-%d}T00:00:00+00:00"
+    assert [each.total for each in steps if each.unit == "file"] == [1, 1]
+
+
 def test_what_of_the_logs_is_left_out_is_printed_and_is_in_the_json(models, logs, tmp_path):
     odd = tmp_path / "odd"
     odd.mkdir()

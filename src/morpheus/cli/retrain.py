@@ -39,7 +39,7 @@ from morpheus.core.batch import Events, OutputRows, ReadStats, Table
 from morpheus.core.registry import load_stage
 from morpheus.core.stage import PipelineOptions, Requirements, StageContext, Transform, option
 from morpheus.detection import LogOverview
-from morpheus.errors import UsageError
+from morpheus.errors import RecordError, UsageError
 from morpheus.models.drift import DRIFT_LIMIT, MAX_LEARNED_PVALUE, TRIMMED_SHARE
 from morpheus.models.fit import UserHistory, fit_fingerprints
 from morpheus.models.population import Population
@@ -1024,7 +1024,13 @@ def _find_end(
             ) from error
     columns = (source.get_log_format().time_column,)
     counting = pipeline if pipeline.columns_file else replace(pipeline, columns=columns)
-    last = LogOverview.from_source(source, counting, on_step=on_step).last
+    window = timedelta(seconds=parse_duration(options.window, option="--window"))
+    recent = replace(source, start_time=(datetime.now(UTC) - window).isoformat())
+    try:
+        # Logs of years need not be read to find their end.
+        last = LogOverview.from_source(recent, counting, on_step=on_step).last
+    except (UsageError, RecordError):  # they end before
+        last = LogOverview.from_source(source, counting, on_step=on_step).last
     return datetime(last.year, last.month, last.day, tzinfo=UTC) + DAY
 
 

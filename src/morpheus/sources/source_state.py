@@ -538,7 +538,7 @@ class FileMemory(msgspec.Struct):
         return pl.DataFrame(list(self.found), schema=schema, orient="row")
 
     def _list_useful(self) -> pl.DataFrame:
-        """Return the remembered files, without those that could be wanted and whose events are forgotten."""
+        """Return the remembered files that are not both forgotten and wanted by this run."""
         assert self.period is not None  # noqa: S101 - planned before files are chosen
         takes = self.period.takes
         start = _EARLIEST if takes.start is None else _to_microsecond(takes.start)
