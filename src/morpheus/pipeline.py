@@ -383,7 +383,7 @@ class Pipeline:
         with self._open_store(plan) as store, self._open_runner(store) as runner:
             with ExitStack() as resources:
                 if status is not None:
-                    metrics.on_tick = partial(status.write, metrics, running=True)
+                    metrics.on_tick = partial(status.update, metrics)
                 for batch in self._open_batches(progress, runner, store, resources):
                     metrics.add(batch)
                     metrics.tick()
