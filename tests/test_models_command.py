@@ -498,8 +498,22 @@ def arrive(folder):
     (folder / "in" / "b.jsonl").write_text(text)
 
 
+def log_of(folder):
+    return (folder / "log.txt").read_text()
+
+
 def waits(folder):
-    return "The run waits until the models can be read" in (folder / "log.txt").read_text()
+    return "The run waits until the models can be read" in log_of(folder)
+
+
+def copy_slowly(store, target, is_read):
+    """Copy a store as a program does that begins with the manifest, until it was read half-way."""
+    shutil.copytree(store, target, ignore=lambda folder, names: names if "packs" in folder else ())
+    [pack] = (store / "packs").iterdir()
+    content, copy = pack.read_bytes(), target / "packs" / pack.name
+    copy.write_bytes(content[: len(content) // 9])
+    until(is_read)
+    copy.write_bytes(content)
 
 
 def test_a_stream_waits_for_a_store_that_is_away_and_gives_its_users_their_scores(pair):
@@ -508,7 +522,7 @@ def test_a_stream_waits_for_a_store_that_is_away_and_gives_its_users_their_score
         (pair / "models").rename(pair / "away")
         arrive(pair)
         until(lambda: waits(pair))
-        (pair / "away").rename(pair / "models")
+        copy_slowly(pair / "away", pair / "models", lambda: "is cut off" in log_of(pair))
         until(lambda: rows(pair).height == 90)
     assert rows(pair)["risk"].null_count() == 0
     assert "has no versions any more" in (pair / "log.txt").read_text()

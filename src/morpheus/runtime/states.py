@@ -438,7 +438,7 @@ class SqliteStateStore:
             self._warn_if_gone()
 
     def _warn_if_gone(self) -> None:
-        """Warn if the path leads to another file by now, or to none: no other run finds this one."""
+        """Warn if the path leads to another file by now, or to none: no run will find this one."""
         try:
             is_there = os.path.samestat(self.path.stat(), os.fstat(self._file))
         except FileNotFoundError:

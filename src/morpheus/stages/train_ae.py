@@ -450,8 +450,11 @@ class ModelProvider(msgspec.Struct, dict=True):
 
 
 def _is_damage(error: Exception) -> bool:
-    """Return whether models were read, and are not as their store says."""
-    is_missing = isinstance(error.__cause__, OSError)
+    """Return whether models were read, and are not as their store says.
+
+    A file that is missing or too short can be on its way.
+    """
+    is_missing = isinstance(error.__cause__, OSError | EOFError)
     return isinstance(error, ModelCorruptedError) and not is_missing
 
 
