@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import re
+import shlex
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -328,6 +330,21 @@ def test_a_frozen_user_stays_frozen_until_a_person_accepts(models, logs):
     accepted = decisions(retrain(models, logs, "--json", f"--accept={POISONED}"))[POISONED]
     assert accepted["decision"] == "retrained"
     assert accepted["reason"] == "accepted"
+
+
+def test_the_command_that_accepts_a_user_has_the_options_of_the_retraining(models, logs, tmp_path):
+    verdicts = tmp_path / "my verdicts.json"
+    about = {"format": "morpheus-verdicts", "version": 2, "made": "2026-03-01T00:00:00Z"}
+    verdicts.write_text(json.dumps({**about, "verdicts": []}))
+    done = retrain(models, logs, f"--verdicts={verdicts}", "--promote=never", "--update")
+    [line] = [each for each in done.stderr.splitlines() if f"--accept={POISONED}" in each]
+    _, _, command = line.partition("own work: ")
+    words = shlex.split(command)
+    assert words[:4] == ["morpheus", "retrain", models, str(logs / "logs")]
+    assert {f"--verdicts={verdicts}", "--promote=never", "--update"} <= set(words)
+    again = call(*words[1:])
+    assert again.exit_code == 0, again.output
+    assert f"{POISONED}  updated" in re.sub(" +", "  ", again.stdout)
 
 
 def test_an_accepted_user_has_the_version_with_it_as_the_anchor(models, logs):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import click
 import msgspec
 
-from morpheus.cli.chain import command_from_dataclass
+from morpheus.cli.chain import command_from_dataclass, to_words
 from morpheus.cli.output import (
     echo,
     interruptible,
@@ -320,23 +320,11 @@ class PipelineWords(msgspec.Struct, frozen=True):
 
     def to_command(self) -> str:
         """Return the command line of the same pipeline."""
-        words = ["morpheus", "run", *_to_words(PipelineOptions, self.run_values)]
-        words += ["pipeline-ae", *_to_words(PipelineOptions, self.pipeline_values)]
+        words = ["morpheus", "run", *to_words(PipelineOptions, self.run_values)]
+        words += ["pipeline-ae", *to_words(PipelineOptions, self.pipeline_values)]
         for word, values in self.stages:
-            words += [word, *_to_words(load_stage(word), values)]
+            words += [word, *to_words(load_stage(word), values)]
         return shlex.join(words)
-
-
-def _to_words(declared: type, values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the words of options, for the fields of a stage or of the pipeline's options."""
-    names = {each.name: each.metadata for each in fields(declared)}
-    for name, value in values.items():
-        word = (names[name]["names"] or (f"--{name}",))[0]
-        if names[name]["flag"]:
-            yield word
-            continue
-        for one in value if isinstance(value, tuple) else (value,):
-            yield f"{word}={one}"
 
 
 def make_pipeline(  # noqa: PLR0913, PLR0917 - all that the pipeline depends on

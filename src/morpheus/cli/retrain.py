@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from click.exceptions import Exit
 from msgspec import structs
 from numpy.typing import NDArray
 
-from morpheus.cli.chain import command_from_dataclass
+from morpheus.cli.chain import command_from_dataclass, to_words
 from morpheus.cli.output import (
     EXIT_FAILURE,
     echo,
@@ -1134,7 +1134,7 @@ def _print_report(
     if report.checks:
         print_table(("CHECK", "CHAMPION", "CANDIDATE", "LIMIT", "HOLDS"), _to_rows(report.checks))
     for each in report.frozen:
-        _print_frozen(each, models, logs)
+        _print_frozen(each, ["morpheus", "retrain", models, *logs, *_list_given(options)])
     _print_facts(report, options)
 
 
@@ -1156,8 +1156,23 @@ def _to_row(each: UserDecision) -> tuple[str, ...]:
     return (display_value(each.user), each.decision, *figures, each.reason)
 
 
-def _print_frozen(each: UserDecision, models: str, logs: Sequence[str]) -> None:
-    """Print what a person needs to decide about a frozen user."""
+def _list_given(options: RetrainOptions) -> Iterator[str]:
+    """Yield the options of the command line, so that a printed command means the same."""
+    given = {
+        each.name: value
+        for each in fields(options)
+        if (value := getattr(options, each.name)) != each.default and each.name != "json"
+    }
+    return to_words(RetrainOptions, given)
+
+
+def _print_frozen(each: UserDecision, words: Sequence[str]) -> None:
+    """Print what a person needs to decide about a frozen user.
+
+    Args:
+        each: The decision.
+        words: The command.
+    """
     rise = f", mean risk of a day from {each.usual:g} to {each.risen:g}" if each.risen else ""
     echo(
         f"Decide about {display_value(each.user)}: scores have risen since {each.since}{rise}.",
@@ -1167,7 +1182,7 @@ def _print_frozen(each: UserDecision, models: str, logs: Sequence[str]) -> None:
         value = "no value" if cause.value is None else quote_backtick(cause.value)
         shares = f"{cause.before:.0%} to {cause.after:.0%} of the events"
         echo(f"  {cause.column}: {value} from {shares}, risk +{cause.risk:.1f}")
-    command = shlex.join(["morpheus", "retrain", models, *logs, f"--accept={each.user}"])
+    command = shlex.join([*words, f"--accept={each.user}"])
     echo(f"  If this is the user's own work: {command}")
 
 
