@@ -27,7 +27,7 @@ from morpheus.core.stage import (
     Transform,
     option,
 )
-from morpheus.errors import ModelCorruptedError, MorpheusError, UsageError
+from morpheus.errors import ModelCorruptedError, MorpheusError, UsageError, find_error_code
 from morpheus.models.batched_training import require_torch, resolve_device, select_trainer
 from morpheus.models.fit import (
     MIN_EVENTS_FOR_PEERS,
@@ -295,7 +295,11 @@ class ModelProvider(msgspec.Struct, dict=True):
             except (MorpheusError, OSError) as error:
                 if not self.stage.options.unbounded or _is_damage(error):
                     raise
-                logger.warning("train-ae: %s The run waits until the models can be read.", error)
+                logger.warning(
+                    "train-ae: %s The run waits until the models can be read.",
+                    error,
+                    extra={"stage": self.stage.name, "code": find_error_code(error)},
+                )
             waited = True
             self.wait(_RETRY_SECONDS)
             if self.stage.follows_store:
