@@ -469,6 +469,16 @@ def test_promote_never_leaves_it_to_a_person(models, logs):
     assert last[:10] == "2026-03-18"
 
 
+def test_durations_of_centuries_mean_all_logs_and_the_first_version(models, logs):
+    words = ("--window=146000d", "--anchor_age=146000d", "--update", "--promote=never", "--json")
+    done = retrain(models, logs, *words)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["start"] == "1970-01-01T00:00:00+00:00"
+    early = retrain(models, logs, "--until=0001-01-02")
+    assert early.exit_code == 2
+    assert "no event with a user" in early.stderr
+
+
 def test_without_drift_nothing_is_trained(models, logs):
     done = retrain(models, logs, "--when=drift", "--until=2026-02-20", "--json")
     assert done.exit_code == 0

@@ -86,6 +86,7 @@ RETRAINED, UPDATED, NEW, FROZEN, UNCHANGED = "retrained", "updated", "new", "fro
 CHANGED = (RETRAINED, UPDATED, NEW)
 MIN_HISTORY = 300
 DAY = timedelta(days=1)
+_FIRST_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 Z95 = 1.645
 """One-sided 95 % quantile of the normal distribution."""
 
@@ -769,9 +770,8 @@ class _Retraining(msgspec.Struct, frozen=True):
                 f"--holdout: `{options.holdout}` leaves nothing of the window of "
                 f"`{options.window}` to learn. Give less, or a longer --window."
             )
-        age = timedelta(seconds=parse_duration(options.anchor_age, option="--anchor_age"))
-        anchor = store.find_anchor(end - age)
-        logs_read = (source, pipeline, end - window, end)
+        anchor = store.find_anchor(_go_back(end, options.anchor_age, "--anchor_age"))
+        logs_read = (source, pipeline, _go_back(end, options.window, "--window"), end)
         return cls(store, models, named, champion, anchor, *logs_read, options)
 
     def run(self, on_step: Any) -> RetrainReport:  # noqa: ANN401 - as above
@@ -786,14 +786,13 @@ class _Retraining(msgspec.Struct, frozen=True):
             staging.close()
 
     def _make_plan(self, staging: Path) -> ReviewPlan:
-        holdout = timedelta(seconds=parse_duration(self.options.holdout, option="--holdout"))
         return ReviewPlan(
             self.location,
             self.champion.number,
             self.anchor.number,
             self._find_exceptions(),
             str(staging),
-            self.end - holdout,
+            self.holdout,
             self.end,
             self._find_open_days(),
             frozenset(list_identity_columns(self.source.get_log_format())),
@@ -992,8 +991,19 @@ class _Retraining(msgspec.Struct, frozen=True):
     @property
     def holdout(self) -> datetime:
         """Start of the held-out days."""
-        seconds = parse_duration(self.options.holdout, option="--holdout")
-        return self.end - timedelta(seconds=seconds)
+        return _go_back(self.end, self.options.holdout, "--holdout")
+
+
+def _go_back(time: datetime, text: str, name: str) -> datetime:
+    """Return the time that is a duration earlier: 1970 for one of centuries.
+
+    Args:
+        time: The time.
+        text: The duration.
+        name: Name of its option.
+    """
+    duration = timedelta(seconds=parse_duration(text, option=name))
+    return max(time - min(duration, time - _FIRST_TIME), _FIRST_TIME)
 
 
 def _list_alerts(path: Path) -> Sequence[Path]:
@@ -1016,7 +1026,7 @@ def _find_end(
     """Return the end of the window: that of the options, or of the last day of the logs."""
     if options.until:
         try:
-            return parse_time(options.until)
+            return max(parse_time(options.until), _FIRST_TIME + DAY)
         except ValueError as error:
             raise UsageError(
                 f"--until: `{options.until}` is not a time. Write a day, `2026-05-31`, or a time, "
@@ -1024,8 +1034,8 @@ def _find_end(
             ) from error
     columns = (source.get_log_format().time_column,)
     counting = pipeline if pipeline.columns_file else replace(pipeline, columns=columns)
-    window = timedelta(seconds=parse_duration(options.window, option="--window"))
-    recent = replace(source, start_time=(datetime.now(UTC) - window).isoformat())
+    start = _go_back(datetime.now(UTC), options.window, "--window")
+    recent = replace(source, start_time=start.isoformat())
     try:
         # Logs of years need not be read to find their end.
         last = LogOverview.from_source(recent, counting, on_step=on_step).last
