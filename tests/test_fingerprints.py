@@ -263,7 +263,7 @@ def test_a_model_changed_on_disk_is_not_saved(tmp_path: Path) -> None:
     fingerprints = train()
     for path in Path(str(fingerprints.store.folder)).rglob("*.pack"):
         path.write_bytes(b"")
-    with pytest.raises(ModelCorruptedError, match="does not match its checksum"):
+    with pytest.raises(ModelCorruptedError, match="is cut off: 0 of"):
         fingerprints.save(tmp_path / "models")
     assert find_models(str(tmp_path / "models")) is None
 

@@ -364,7 +364,18 @@ def test_the_memory_forgets_files_that_no_run_reads_again(schedule: Schedule) ->
         path.write_text(json.dumps(event(hour, START + hour * HOUR - 30 * MINUTE)))
         schedule.run(START + hour * HOUR, **LAG, look_back="3h")
         sizes.append(_num_remembered(schedule))
-    assert sizes[-1] == sizes[-2] == sizes[-3] < 6
+        if hour > 4:
+            (schedule.logs / f"{hour - 4}.json").unlink()
+    assert sizes[-1] == sizes[-2] == sizes[-3] < 8
+    assert len(schedule.names()) == 11
+
+
+def test_a_file_with_nothing_new_is_not_opened_however_old_it_is(schedule: Schedule) -> None:
+    for hour in range(1, 12):
+        path = schedule.logs / f"{hour}.json"
+        path.write_text(json.dumps(event(hour, START + hour * HOUR - 30 * MINUTE)))
+        metrics = schedule.run(START + hour * HOUR, **LAG, look_back="1h")
+        assert (metrics.input.files, metrics.input.taken_files) == (1, hour - 1)
     assert len(schedule.names()) == 11
 
 

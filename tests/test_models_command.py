@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -423,9 +424,13 @@ def work(tmp_path):
 
 
 def train_ann(folder, store, seed):
+    train_on(folder / "in" / "a.jsonl", folder / store, seed)
+
+
+def train_on(log, store, seed):
     words = ["run", "--num_threads=1", "pipeline-ae", "--userid_column_name=userIdentityuserName"]
-    words += ["from-cloudtrail", f"--input_glob={folder}/in/a.jsonl", "train-ae"]
-    words += [f"--models_output_filename={folder / store}", f"--seed={seed}", "--train_epochs=2"]
+    words += ["from-cloudtrail", f"--input_glob={log}", "train-ae"]
+    words += [f"--models_output_filename={store}", f"--seed={seed}", "--train_epochs=2"]
     words += ["--train_min_history=10"]
     assert CliRunner().invoke(morpheus, words).exit_code == 0
 
@@ -471,7 +476,82 @@ def test_a_stream_goes_on_when_the_store_cannot_be_read(work):
         write(work / "in" / "b.jsonl", 2, 30)
         until(lambda: rows(work).height == 90)
     assert rows(work)["model_version"].to_list() == [1] * 90
-    assert "no new version of the models can be read" in (work / "log.txt").read_text()
+    assert "no new version of the models can be used" in (work / "log.txt").read_text()
+
+
+@pytest.fixture
+def pair(work):
+    """The same with the user `bob` in version 1, of whom the folder has no event yet."""
+    text = (work / "in" / "a.jsonl").read_text()
+    shutil.rmtree(work / "models")
+    (work / "in" / "a.jsonl").write_text(text + text.replace('"ann"', '"bob"'))
+    train_ann(work, "models", 1)
+    (work / "in" / "a.jsonl").write_text(text)
+    return work
+
+
+def arrive(folder):
+    """The first events of the user `bob`."""
+    write(folder / "b.jsonl", 2, 30)
+    text = (folder / "b.jsonl").read_text().replace('"ann"', '"bob"')
+    (folder / "b.jsonl").unlink()
+    (folder / "in" / "b.jsonl").write_text(text)
+
+
+def log_of(folder):
+    return (folder / "log.txt").read_text()
+
+
+def waits(folder):
+    return "The run waits until the models can be read" in log_of(folder)
+
+
+def copy_slowly(store, target, is_read):
+    """Copy a store as a program does that begins with the manifest, until it was read half-way."""
+    shutil.copytree(store, target, ignore=lambda folder, names: names if "packs" in folder else ())
+    [pack] = (store / "packs").iterdir()
+    content, copy = pack.read_bytes(), target / "packs" / pack.name
+    copy.write_bytes(content[: len(content) // 9])
+    until(is_read)
+    copy.write_bytes(content)
+
+
+def test_a_stream_waits_for_a_store_that_is_away_and_gives_its_users_their_scores(pair):
+    with stream(pair, pair / "models", "--model_refresh=0.1"):
+        until(lambda: rows(pair).height == 60)
+        (pair / "models").rename(pair / "away")
+        arrive(pair)
+        until(lambda: waits(pair))
+        copy_slowly(pair / "away", pair / "models", lambda: "is cut off" in log_of(pair))
+        until(lambda: rows(pair).height == 90)
+    assert rows(pair)["risk"].null_count() == 0
+    assert "has no versions any more" in (pair / "log.txt").read_text()
+
+
+def test_a_stream_that_waits_for_its_store_can_be_stopped_and_says_what_has_no_rows(pair):
+    with stream(pair, pair / "models", "--model_refresh=0.1"):
+        until(lambda: rows(pair).height == 60)
+        (pair / "models").rename(pair / "away")
+        arrive(pair)
+        until(lambda: waits(pair))
+    assert "The latest events are not written" in (pair / "log.txt").read_text()
+    assert rows(pair).height == 60
+
+
+@pytest.mark.parametrize("is_erased", [True, False])
+def test_a_stream_reads_a_version_again_that_was_changed_and_has_its_number(pair, is_erased):
+    with stream(pair, pair / "models", "--model_refresh=0.1"):
+        until(lambda: rows(pair).height == 60)
+        if is_erased:
+            VersionedStore.open(pair / "models").erase(["ann"])
+        else:
+            (pair / "models").rename(pair / "before")
+            text = (pair / "in" / "a.jsonl").read_text()
+            (pair / "bob.jsonl").write_text(text.replace('"ann"', '"bob"'))
+            train_on(pair / "bob.jsonl", pair / "models", 7)
+        arrive(pair)
+        until(lambda: rows(pair).height == 90)
+    assert rows(pair)["model_version"].to_list() == [1] * 90
 
 
 def score(work, out, *options):

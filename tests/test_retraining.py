@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import re
+import shlex
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -39,6 +41,7 @@ from morpheus.models.retraining import (
     update,
 )
 from morpheus.models.versions import CHAMPION, ModelFacts, NewVersion, VersionedStore
+from morpheus.report.incidents import incident_id
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 HISTORY, DAYS = 30, 80
@@ -329,6 +332,21 @@ def test_a_frozen_user_stays_frozen_until_a_person_accepts(models, logs):
     assert accepted["reason"] == "accepted"
 
 
+def test_the_command_that_accepts_a_user_has_the_options_of_the_retraining(models, logs, tmp_path):
+    verdicts = tmp_path / "my verdicts.json"
+    about = {"format": "morpheus-verdicts", "version": 2, "made": "2026-03-01T00:00:00Z"}
+    verdicts.write_text(json.dumps({**about, "verdicts": []}))
+    done = retrain(models, logs, f"--verdicts={verdicts}", "--promote=never", "--update")
+    [line] = [each for each in done.stderr.splitlines() if f"--accept={POISONED}" in each]
+    _, _, command = line.partition("own work: ")
+    words = shlex.split(command)
+    assert words[:4] == ["morpheus", "retrain", models, str(logs / "logs")]
+    assert {f"--verdicts={verdicts}", "--promote=never", "--update"} <= set(words)
+    again = call(*words[1:])
+    assert again.exit_code == 0, again.output
+    assert f"{POISONED}  updated" in re.sub(" +", "  ", again.stdout)
+
+
 def test_an_accepted_user_has_the_version_with_it_as_the_anchor(models, logs):
     options = RetrainOptions(accept=(POISONED,), replay_users=0, num_threads=1)
     first = retrain_models(models, [str(logs / "logs")], options)
@@ -394,6 +412,53 @@ def test_a_champion_that_another_run_made_meanwhile_stays(models, logs):
     assert champion.cards["ann"].version == 1
 
 
+def test_a_damaged_champion_is_replaced_by_a_candidate_of_the_version_before(models, logs):
+    store = VersionedStore.open(models)
+    bob = store.load("bob")
+    store.publish(
+        [replace(bob, card=msgspec.structs.replace(bob.card, user="new"))], alias=CHAMPION
+    )
+    first, second = (set(each.indexes) for each in store.versions())
+    [index] = second - first
+    path = Path(models) / "indexes" / f"{index}.json"
+    path.write_bytes(path.read_bytes()[:-9])
+    done = retrain(models, logs, "--update", "--max_recall_loss=1", "--threshold=0.000001")
+    assert done.exit_code == 0, done.output
+    assert "does not match its checksum" in done.stderr
+    assert "version 3 is published as `candidate`, and is the champion now" in done.stderr
+
+
+def test_logs_before_the_window_are_not_read_to_find_their_last_day(models, tmp_path):
+    now = datetime.now(UTC)
+    for days in (3, 400, 800):
+        time = now - timedelta(days=days)
+        folder = tmp_path / f"AWSLogs/1/CloudTrail/eu-west-1/{time:%Y/%m/%d}"
+        folder.mkdir(parents=True)
+        path = folder / f"1_CloudTrail_eu-west-1_{time:%Y%m%dT%H%MZ}_a.json"
+        records = [record("ann", draw("ann", random.Random(1)), time, days)]  # noqa: S311 - not secrets
+        path.write_text(json.dumps({"Records": records}))
+    steps = []
+    options = RetrainOptions(num_threads=1, replay_users=0)
+    report = retrain_models(models, [str(tmp_path / "AWSLogs")], options, on_step=steps.append)
+    assert report.end == f"{now - timedelta(days=2):%Y-%m-%d}T00:00:00+00:00"
+    assert [each.total for each in steps if each.unit == "file"] == [1, 1]
+
+
+def test_what_of_the_logs_is_left_out_is_printed_and_is_in_the_json(models, logs, tmp_path):
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    (odd / "notes.txt").write_text("x")
+    (odd / "bad.json").write_text('{"a": 1}')
+    words = ("--update", "--promote=never", "--json")
+    done = call(
+        *("retrain", models, str(logs / "logs"), str(odd), "--num_threads=1", "--replay_users=0"),
+        *words,
+    )
+    unread = dict(json.loads(done.stdout)["unread"])
+    assert unread["not read"] == f"1 file with another suffix: {odd}/notes.txt"
+    assert unread["rejected"].startswith(f"{odd}/bad.json:1: the record has no `eventTime`")
+
+
 def test_promote_never_leaves_it_to_a_person(models, logs):
     done = retrain(models, logs, "--promote=never", "--window=300d")
     assert done.exit_code == 0
@@ -402,6 +467,16 @@ def test_promote_never_leaves_it_to_a_person(models, logs):
     first, last = VersionedStore.open(models).read_manifest().find(2).period
     assert first[:10] == "2026-01-05", "that of the events, not of the window"
     assert last[:10] == "2026-03-18"
+
+
+def test_durations_of_centuries_mean_all_logs_and_the_first_version(models, logs):
+    words = ("--window=146000d", "--anchor_age=146000d", "--update", "--promote=never", "--json")
+    done = retrain(models, logs, *words)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["start"] == "1970-01-01T00:00:00+00:00"
+    early = retrain(models, logs, "--until=0001-01-02")
+    assert early.exit_code == 2
+    assert "no event with a user" in early.stderr
 
 
 def test_without_drift_nothing_is_trained(models, logs):
@@ -444,6 +519,22 @@ def test_open_incidents_are_not_learned_until_a_verdict_calls_them_harmless(mode
         verdicts.write_text(json.dumps({**about, "verdicts": [verdict]}))
         words = (f"--alerts={alerts}", f"--verdicts={verdicts}", "--promote=never", "--json")
         assert decisions(retrain(models, logs, *words))["ann"]["suspicious"] == expected
+
+
+def test_a_verdict_closes_an_incident_of_alerts_without_ids_in_a_folder(models, logs, tmp_path):
+    folder, day = tmp_path / "alerts", "2026-02-20"
+    folder.mkdir()
+    (folder / "2026-02-19.jsonl").write_text("\n")
+    row = {"event_dt": f"{day}T09:00:00Z", "userIdentityuserName": "ann", "risk": 90.0}
+    (folder / "2026-02-20.jsonl").write_text(json.dumps(row))
+    verdict = {"incident": incident_id("ann", day), "user": "ann", "verdict": "expected"}
+    verdict |= {"start": f"{day}T09:00:00Z", "end": f"{day}T09:00:00Z", "events": 1, "columns": []}
+    about = {"format": "morpheus-verdicts", "version": 2, "made": "2026-03-01T00:00:00Z"}
+    (tmp_path / "verdicts.json").write_text(json.dumps({**about, "verdicts": [verdict]}))
+    words = ("--promote=never", "--update", "--json", f"--alerts={folder}")
+    assert decisions(retrain(models, logs, *words))["ann"]["suspicious"] == 12
+    judged = retrain(models, logs, *words, f"--verdicts={tmp_path}/verdicts.json")
+    assert decisions(judged)["ann"]["suspicious"] == 0
 
 
 def test_a_file_of_alerts_without_rows_leaves_nothing_open(models, logs, tmp_path):

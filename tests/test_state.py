@@ -554,6 +554,22 @@ def test_a_read_only_file_is_named(saved: Path, monkeypatch: pytest.MonkeyPatch)
     )
 
 
+def test_a_file_that_is_moved_while_a_run_has_it_open_is_a_warning(
+    saved: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = SqliteStateStore(saved, CONFIG)
+    store.commit()
+    assert not caplog.messages
+    saved.rename(tmp_path / "moved.db")
+    store.commit()
+    assert "was moved, removed or replaced while this run has it open" in caplog.text
+    caplog.clear()
+    (tmp_path / "moved.db").rename(saved)
+    store.commit()
+    store.close()
+    assert not caplog.messages
+
+
 def test_a_file_in_use_is_named(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("morpheus.runtime.states._LOCK_SECONDS", 0.1)
     store = SqliteStateStore(saved, CONFIG)

@@ -141,6 +141,7 @@ class LogOverview:
         first: First day, in UTC.
         last: Last day.
         columns: Names of the columns that were read.
+        stats: What was read, and what was left out.
     """
 
     events: int
@@ -149,6 +150,7 @@ class LogOverview:
     first: date
     last: date
     columns: frozenset[str] = frozenset()
+    stats: ReadStats = field(default_factory=ReadStats)
 
     @classmethod
     def from_source(
@@ -185,7 +187,8 @@ class LogOverview:
             )
         first, last = (time.astimezone(UTC).date() for time in sink.times)
         columns = frozenset(sink.columns)
-        return cls(metrics.users.total(), metrics.input.files, users, first, last, columns)
+        stats = metrics.input
+        return cls(metrics.users.total(), stats.files, users, first, last, columns, stats)
 
     @property
     def days(self) -> int:

@@ -59,6 +59,7 @@ from morpheus.core.stage import (
 from morpheus.errors import EmptyRunError, MorpheusError, TransientError, UsageError
 from morpheus.models.input_check import InputProfile
 from morpheus.runtime.chain import (
+    Chain,
     GracefulShutdown,
     Segment,
     add_features,
@@ -80,7 +81,7 @@ from morpheus.text import quote_backtick
 if TYPE_CHECKING:
     from morpheus.runtime.dask import DaskRunner
     from morpheus.runtime.outbox import Outbox, SinkWorker
-    from morpheus.runtime.states import SqliteStateStore, StateStore
+    from morpheus.runtime.states import SavedStates, SqliteStateStore, StateStore
     from morpheus.runtime.stream import StreamSettings
     from morpheus.status import StatusFile
 
@@ -148,6 +149,20 @@ class Plan:
             drops_model=not any(stage.needs.model for stage in self.tail),
             saves=saves,
         )
+
+    def open_stream(
+        self, metrics: RunMetrics, shared: SavedStates, wait: Callable[[float], None]
+    ) -> tuple[Chain, Chain]:
+        """Open the stages before the tail for an endless run.
+
+        Args:
+            metrics: See `make_segment`.
+            shared: States of stages that see all users.
+            wait: See `StageContext`.
+        """
+        head = Segment(self.head, name_stages(self.head), unbounded=True)
+        keyed = self.make_segment(metrics, saves=False)
+        return head.open(shared), keyed.open(shared, wait=wait)
 
     def make_columns(self, metrics: RunMetrics) -> Iterator[Batch]:
         """Yield a batch without events, as it leaves the keyed stages: it has the columns."""
@@ -368,7 +383,7 @@ class Pipeline:
         with self._open_store(plan) as store, self._open_runner(store) as runner:
             with ExitStack() as resources:
                 if status is not None:
-                    metrics.on_tick = partial(status.write, metrics, running=True)
+                    metrics.on_tick = partial(status.update, metrics)
                 for batch in self._open_batches(progress, runner, store, resources):
                     metrics.add(batch)
                     metrics.tick()
@@ -487,8 +502,8 @@ class Pipeline:
         resources.callback(_close, micro_batches)
         # The source draws the population sample before it returns the first micro-batch.
         micro_batches = chain(list(islice(micro_batches, 1)), micro_batches)
-        head = Segment(plan.head, name_stages(plan.head), unbounded=True).open(shared)
-        chains = (head, plan.make_segment(metrics, saves=False).open(shared), last)
+        wait = partial(_wait, shutdown, metrics)
+        chains = (*plan.open_stream(metrics, shared, wait), last)
         stream = Stream(chains, metrics)
         if durable is not None and outbox is not None:
             stream = DurableStream(
@@ -679,6 +694,14 @@ def _add_outbox(
         return tail, None, []
     stages, outbox, workers = open_outbox_tail(tail.stages, tail.names, store)
     return replace(tail, stages=tuple(stages)), outbox, workers
+
+
+def _wait(shutdown: GracefulShutdown[MicroBatch], metrics: RunMetrics, seconds: float) -> None:
+    """Wait for what a stage needs. The run does not hang meanwhile; a signal ends it."""
+    if metrics.stream is not None:
+        metrics.stream.paused = True
+    metrics.tick()
+    shutdown.wait(seconds)
 
 
 def _close(reader: Iterator[object]) -> None:

@@ -7,6 +7,7 @@ systemd, which restarts a service that makes none.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -22,9 +23,12 @@ import msgspec
 
 from morpheus.core.batch import RunMetrics, Step, StreamStats
 from morpheus.core.stage import PipelineOptions, Stage
+from morpheus.errors import TransientError
 from morpheus.report.view import AlertCounts, RunCounts
 from morpheus.storage.atomic import atomic_write
 from morpheus.text import escape_control, format_count
+
+logger = logging.getLogger(__name__)
 
 STATUS_FILE = "status.json"
 """Usual name of the file, in the folder of the outputs."""
@@ -58,7 +62,7 @@ class StreamStatus(msgspec.Struct, frozen=True):
         checkpoint_seconds: Seconds that they took.
         outbox_entries: Number of entries that wait for sinks in the state file.
         outbox_bytes: Their size.
-        paused: Reading pauses, because the outbox is full.
+        paused: Reading pauses, because the outbox is full, or the models cannot be read.
         source_lag_seconds: Seconds from the event time up to which the source was read until now;
             of the partition that is furthest behind. None if it is not known.
         sinks: How each sink keeps up, by its name and place.
@@ -167,6 +171,14 @@ class StatusFile:
         """Make the status file of a pipeline whose stages have their options."""
         filters = [stage for stage in stages if stage.name == "filter"]
         return cls(Path(path), stages[0].options, filters)
+
+    def update(self, metrics: RunMetrics) -> None:
+        """Write the status of a run that goes on. It goes on also if that fails, with a warning."""
+        try:
+            self.write(metrics, running=True)
+        except TransientError as error:
+            self._due = self.clock() + WRITE_INTERVAL
+            logger.warning("--status_file: %s The run goes on.", error)
 
     def write(self, metrics: RunMetrics, *, running: bool) -> None:
         """Write the status. A running run writes at most every `WRITE_INTERVAL` seconds."""

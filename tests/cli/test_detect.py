@@ -400,6 +400,31 @@ def test_logs_of_two_kinds_are_refused_with_an_example_of_each(tmp_path: Path) -
     assert recognise_kind([str(tmp_path)], "okta").name == "okta"
 
 
+def test_a_log_of_another_kind_is_found_though_the_smallest_files_are_all_alike(
+    tmp_path: Path,
+) -> None:
+    for number in range(8):
+        write_records(tmp_path / f"{number}.jsonl", _OKTA)
+    write_records(tmp_path / "8.jsonl", *[_CLOUDTRAIL] * 9)
+    with pytest.raises(UsageError, match=r"several kinds: .*okta and `.*8.jsonl` is cloudtrail"):
+        recognise_kind([str(tmp_path)])
+
+
+def test_what_is_left_out_of_logs_is_printed_with_its_reason(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    records = repeat_record("okta", 60)
+    write_records(logs / "a.jsonl", *records, records[0], {"a": 1}, {**records[9], "published": ""})
+    late = {**records[9], "published": "2099-01-01T00:00:00Z", "uuid": "x"}
+    write_records(logs / "b.jsonl", late)
+    (logs / "c.txt").write_text("notes")
+    done = detect(tmp_path, "logs", "--source=okta").done
+    assert "2 rejected, 1 with an implausible time, 1 duplicate" in done.stderr
+    assert re.search(r"Not read +1 file with another suffix: logs/c.txt", done.stderr)
+    assert re.search(r"Rejected +logs/a.jsonl:62: ", done.stderr)
+    assert re.search(r"Implausible +logs/b.jsonl:1: ", done.stderr)
+
+
 TIMES_AND_IDS = {
     "cloudtrail": (["eventTime"], ["eventID"]),
     "ocsf": (["time"], ["metadata", "uid"]),

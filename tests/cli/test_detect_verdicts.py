@@ -235,3 +235,19 @@ def test_a_verdict_on_a_log_with_an_own_schema_hides_or_is_said_to_hide_nothing(
         assert f"Not hidden  incident {row['incident_id']}, expected: " in after.done.stderr
     assert after.counts[0] == before.counts[0] - is_described
     assert (row["incident_id"] in set(read_alerts(tmp_path)["incident_id"])) is not is_described
+
+
+def test_tools_suppress_has_the_conditions_that_the_schema_of_the_log_names(tmp_path: Path) -> None:
+    write_doors(tmp_path, DOORS + FIELDS)
+    detect(tmp_path, "doors.jsonl", "--source=doors.toml")
+    [row] = read_alerts(tmp_path).filter(pl.col("actor") == "u3").head(1).to_dicts()
+    about = {"incident": row["incident_id"], "user": "u3", "verdict": "expected", "events": 5}
+    time = {"start": row["at"], "end": "2026-09-26T08:59:00Z"}
+    write_verdicts(tmp_path, {**about, **time, "columns": [{"column": "what", "value": "DELETE"}]})
+    words = ("tools", "suppress", "verdicts.json", f"--preview={OUT}")
+    without = execute(tmp_path, *words)
+    assert "schema of your own, give it as --source" in without.stderr
+    done = execute(tmp_path, *words, "--overwrite", "--source=doors.toml")
+    assert done.returncode == 0, done.stderr
+    assert "what = `DELETE`, of u3" in done.stdout
+    assert "1 hidden" in done.stdout

@@ -254,7 +254,11 @@ def test_an_interrupt_that_another_library_converts_is_still_an_interrupt(
         ((*AE, "--who=ann"), "It is an option of `from-names`. Put it after `from-names`."),
         (
             (*AE, "--seed=1"),
-            "It is an option of `retrain`, `train-ae` and `replay`. Put it after one of",
+            "It is an option of `retrain`, `train-ae` and `tools replay`. Put it after one of",
+        ),
+        (
+            ("state", "show", "a.db", "--models_key_file=x"),
+            "`models list`, `models promote` and others.\n",
         ),
         ((*AE, "--filename=1"), " and others. Put it after one of these words."),
         ((*AE, "."), "`.` is a folder, but a stage is expected. Give it to the source, as in"),

@@ -28,6 +28,7 @@ from morpheus.sinks.formats import (
     write_csv_rows,
 )
 from morpheus.sinks.to_file import ToFile
+from morpheus.storage.atomic import atomic_write
 from morpheus.testing import make_events, make_output_rows, run_stage, split_frame
 from strange import iterate
 
@@ -343,6 +344,23 @@ def test_full_disk_is_reported_and_leaves_nothing(tmp_path, name):
             write(tmp_path / name, frame)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert names_in(tmp_path) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on file sizes")
+def test_a_small_file_that_does_not_fit_is_named_and_leaves_nothing(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    error = None
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        with atomic_write(tmp_path / "status.json") as file:
+            file.write(b"more than ten bytes, in a buffer until the end")
+    except (TransientError, OSError) as caught:
+        error = caught
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert isinstance(error, TransientError)
+    assert f"Cannot write `{tmp_path}/status.json`: File too large" in str(error)
     assert names_in(tmp_path) == []
 
 

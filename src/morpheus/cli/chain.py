@@ -201,6 +201,23 @@ def command_from_dataclass(
     )
 
 
+def to_words(declared: type, values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the words of options on a command line.
+
+    Args:
+        declared: The dataclass whose fields are the options.
+        values: Their values, by name of the field.
+    """
+    names = {each.name: each.metadata for each in fields(declared)}
+    for name, value in values.items():
+        word = (names[name]["names"] or (f"--{name}",))[0]
+        if names[name]["flag"]:
+            yield word
+            continue
+        for one in value if isinstance(value, tuple) else (value,):
+            yield f"{word}={one}"
+
+
 def help_from_docstring(documented: type) -> str:
     """Return the prose of a docstring, without its sections. Indented lines keep their breaks."""
     prose = _DOCSTRING_SECTION.split(inspect.getdoc(documented) or "", maxsplit=1)[0].strip()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,18 @@ from typing import Any
 import click
 import msgspec
 
-from morpheus.cli.chain import command_from_dataclass
-from morpheus.cli.output import echo, interruptible, print_table, show_progress
+from morpheus.cli.chain import command_from_dataclass, to_words
+from morpheus.cli.output import (
+    echo,
+    interruptible,
+    list_left_out,
+    list_unscored,
+    print_table,
+    show_progress,
+)
 from morpheus.cli.suppress import DEFAULT_DAYS, TuningSources, make_proposals
 from morpheus.columns import ACTOR_OPTION, ExplanationColumns
-from morpheus.core.batch import RunMetrics
+from morpheus.core.batch import ReadStats, RunMetrics
 from morpheus.core.registry import load_stage
 from morpheus.core.stage import PipelineOptions, Stage, option
 from morpheus.detection import MIN_INCIDENTS, LogOverview, Plan, choose_budget, list_detect_stages
@@ -41,16 +48,15 @@ from morpheus.sources.discovery import FileDiscovery
 from morpheus.sources.results import (
     KindTrial,
     LogKind,
-    find_kind,
+    choose_kind,
     known_log_formats,
     list_kinds,
 )
-from morpheus.sources.schema_file import is_schema_file, load_schema
 from morpheus.status import STATUS_FILE
 from morpheus.storage.atomic import TempFolder, atomic_write
 from morpheus.storage.object_store import is_object_url, normalise_location
 from morpheus.suppressions.proposals import Proposals, Verdicts, render_suppressions
-from morpheus.text import format_count, suggest, suggest_path
+from morpheus.text import format_count, suggest_path
 
 REPORT_FILE, ALERTS_FILE = "report.html", "alerts.jsonl"
 SUPPRESSIONS_FILE = "suppressions.toml"
@@ -59,7 +65,7 @@ EXPLAIN_PREFIX = "why_"
 MAX_RECORDS_TRIED = 1_000
 """Number of records of each file that are read to recognise the kind of log."""
 MAX_FILES_TRIED, MAX_FILES_RECOGNISED = 12, 3
-"""Number of files that are read to recognise the kind of log: at most, and recognised ones."""
+"""Number of files that are read to recognise the kind of log: at most, and as each kind."""
 
 
 @dataclass(frozen=True)
@@ -129,15 +135,17 @@ def recognise_kind(logs: Sequence[str], source: str = "") -> LogKind:
     Raises:
         UsageError: There are no files, or their kind is not known, or they are of several kinds.
     """
-    kinds = list_kinds()
-    names = [kind.name for kind in kinds]
     if source:
-        return _choose_kind(source, kinds)
+        return choose_kind(source)
+    kinds = list_kinds()
     paths = _choose_samples(logs)
     found: dict[LogKind, LogPath] = {}
     unknown: dict[LogPath, str] = {}
     recognised = 0
     for path in paths:
+        # Once the kind is known, files of another kind are looked for.
+        if recognised >= MAX_FILES_RECOGNISED and _is_of_kind(path, next(iter(found))):
+            continue
         trials = [_try_kind(kind, path) for kind in kinds]
         best = KindTrial.find_best(trials)
         if best.is_recognised:
@@ -145,25 +153,11 @@ def recognise_kind(logs: Sequence[str], source: str = "") -> LogKind:
             recognised += 1
         else:
             unknown[path] = _explain_unknown(path, trials)
-        if recognised == MAX_FILES_RECOGNISED:
+        if len(found) > 1:
             break
     if len(found) == 1:
         return next(iter(found))
-    raise _make_kind_error(found, unknown, names)
-
-
-def _choose_kind(source: str, kinds: Sequence[LogKind]) -> LogKind:
-    """Return the kind of log that --source names, or the one that a schema describes."""
-    if is_schema_file(source):
-        described = load_schema(source, "--source").log_format
-        return find_kind("from-file", source) or LogKind(described.name, "from-file", source)
-    names = [kind.name for kind in kinds]
-    if source not in names:
-        raise UsageError(
-            f"--source: there is no kind of log `{source}`.{suggest(source, names)} Give one of "
-            f"{', '.join(names)}; or a schema of your own, such as `vpn.toml`."
-        )
-    return kinds[names.index(source)]
+    raise _make_kind_error(found, unknown, [kind.name for kind in kinds])
 
 
 def _explain_unknown(path: LogPath, trials: Sequence[KindTrial]) -> str:
@@ -211,6 +205,10 @@ def _find_files(globs: Sequence[str], name: str, skip_dirs: tuple[str, ...]) -> 
             "Parquet."
         )
     return paths
+
+
+def _is_of_kind(path: LogPath, kind: LogKind) -> bool:
+    return _try_kind(kind, path).is_recognised
 
 
 def _try_kind(kind: LogKind, path: LogPath) -> KindTrial:
@@ -322,23 +320,11 @@ class PipelineWords(msgspec.Struct, frozen=True):
 
     def to_command(self) -> str:
         """Return the command line of the same pipeline."""
-        words = ["morpheus", "run", *_to_words(PipelineOptions, self.run_values)]
-        words += ["pipeline-ae", *_to_words(PipelineOptions, self.pipeline_values)]
+        words = ["morpheus", "run", *to_words(PipelineOptions, self.run_values)]
+        words += ["pipeline-ae", *to_words(PipelineOptions, self.pipeline_values)]
         for word, values in self.stages:
-            words += [word, *_to_words(load_stage(word), values)]
+            words += [word, *to_words(load_stage(word), values)]
         return shlex.join(words)
-
-
-def _to_words(declared: type, values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the words of options, for the fields of a stage or of the pipeline's options."""
-    names = {each.name: each.metadata for each in fields(declared)}
-    for name, value in values.items():
-        word = (names[name]["names"] or (f"--{name}",))[0]
-        if names[name]["flag"]:
-            yield word
-            continue
-        for one in value if isinstance(value, tuple) else (value,):
-            yield f"{word}={one}"
 
 
 def make_pipeline(  # noqa: PLR0913, PLR0917 - all that the pipeline depends on
@@ -411,7 +397,7 @@ def run_detect(options: DetectOptions, logs: Sequence[str]) -> None:
             metrics = pipeline.run(on_step=on_step)
     data = _get_report_data(pipeline.stages, metrics)
     incidents = [view.incident for view in data.incidents]
-    _print_counts(metrics, data.account, incidents)
+    _print_counts(metrics, data.account, incidents, has_history=bool(options.history))
     _print_hidden(metrics, proposals)
     _print_incidents(incidents)
     _print_results(options, incidents)
@@ -506,9 +492,10 @@ def _print_plan(
     events, users = format_count(overview.events, "event"), format_count(overview.users, "user")
     files = format_count(overview.files, "file")
     period = f"{overview.first} to {overview.last}"
+    _print_facts({"Log": f"{kind.name}: {events} of {users} in {files}, {period}"})
+    _print_left_out(overview.stats)
     _print_facts(
         {
-            "Log": f"{kind.name}: {events} of {users} in {files}, {period}",
             "Trained on": plan.trained,
             "Scored": f"{plan.first} to {overview.last}: {format_count(plan.days, 'day')}",
             "Budget": f"{budget:g} incidents per day. Change it with --alerts_per_day.",
@@ -517,17 +504,25 @@ def _print_plan(
     )
 
 
-def _print_counts(metrics: RunMetrics, counts: RunCounts, incidents: Sequence[Incident]) -> None:
+def _print_left_out(stats: ReadStats) -> None:
+    """Print which records and files of the logs were left out, and why."""
+    for fact, text in list_left_out(stats):
+        _print_facts({fact.capitalize(): text})
+
+
+def _print_counts(
+    metrics: RunMetrics, counts: RunCounts, incidents: Sequence[Incident], *, has_history: bool
+) -> None:
     events = format_count(sum(incident.count for incident in incidents), "event")
     found = format_count(len(incidents), "incident")
-    facts = {"Found": f"{found} with {events}, of {counts.scored:,} that were scored"}
-    if metrics.input.refused:
-        reason = metrics.input.refusals[0] if metrics.input.refusals else ""
-        refused = format_count(metrics.input.refused, "record")
-        facts["Left out"] = f"{refused} that cannot be read: {reason}"
+    _print_facts({"Found": f"{found} with {events}, of {counts.scored:,} that were scored"})
+    if has_history:
+        for fact, text in list_left_out(metrics.training):
+            _print_facts({"History": f"{fact}: {text}"})
+    for text in list_unscored(metrics):
+        _print_facts({"Not scored": text})
     if not incidents:
-        facts["Why none"] = _explain_none(metrics)
-    _print_facts(facts)
+        _print_facts({"Why none": _explain_none(metrics)})
 
 
 def _print_hidden(metrics: RunMetrics, proposals: Proposals | None) -> None:

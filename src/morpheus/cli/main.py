@@ -77,13 +77,20 @@ def locate_option(root: click.Group, argv: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except click.NoSuchOption as error:
-        commands = [((root.name or "",), root), *_iter_commands(root)]
         owners = [
-            words[-1] for words, command in commands if error.option_name in _option_names(command)
+            words
+            for words, each in _iter_commands(root)
+            if error.option_name in _option_names(each)
         ]
-        places = [word for word in owners if word in argv] or owners
+        if error.option_name in _option_names(root):
+            owners.insert(0, [root.name or ""])
+        # Commands of several groups have the same name.
+        known = [words for words in owners if set(words) <= {*argv, root.name or ""}]
+        places = known or owners
         if places:
-            message = f"{error.message} {_describe_places(places)}"
+            can_follow = "run" in argv or bool(known)
+            described = _describe_places(list(map(_name_place, places)), can_follow=can_follow)
+            message = f"{error.message} {described}"
             raise click.NoSuchOption(error.option_name, message, ctx=error.ctx) from error
         raise
 
@@ -127,12 +134,19 @@ def _option_names(command: click.Command) -> set[str]:
     return {name for option in options for name in (*option.opts, *option.secondary_opts)}
 
 
-def _describe_places(places: Sequence[str]) -> str:
+def _name_place(words: Sequence[str]) -> str:
+    """Return the word of a stage, which is not ambiguous, or all words of another command."""
+    return words[-1] if words[0] == "run" else " ".join(words)
+
+
+def _describe_places(places: Sequence[str], *, can_follow: bool) -> str:
+    """Return which commands have an option, and that it belongs there if one can still follow."""
     names = [f"`{word}`" for word in dict.fromkeys(places)]
     more = ["others"] if len(names) > MAX_PLACES else []
     *first, last = [*names[:MAX_PLACES], *more]
     listed = f"{', '.join(first)} and {last}" if first else last
-    return f"It is an option of {listed}. Put it after {'one of these words' if first else last}."
+    advice = f" Put it after {'one of these words' if first else last}." if can_follow else ""
+    return f"It is an option of {listed}.{advice}"
 
 
 # Groups and commands.

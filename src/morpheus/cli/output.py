@@ -576,7 +576,7 @@ def _lines(metrics: RunMetrics) -> Iterator[tuple[str, str]]:
         yield "Saved", _format_saved(metrics.saved_models)
     for text in _damaged_lines(metrics):
         yield "Damaged", text
-    for text in _unscored_lines(metrics):
+    for text in list_unscored(metrics):
         yield "Not scored", text
     if metrics.flagged is not None:
         yield "Flagged", format_count(metrics.flagged, "event")
@@ -684,20 +684,26 @@ def _read_lines(name: str, stats: ReadStats) -> Iterator[tuple[str, str]]:
     yield name, f"{format_count(stats.read, 'event')}{place}"
     if stats.time_range:
         yield "  period", stats.time_range
+    for fact, text in list_left_out(stats):
+        yield f"  {fact}", text
+
+
+def list_left_out(stats: ReadStats) -> Iterator[tuple[str, str]]:
+    """Yield what of some files was left out, and what is odd about them, as lines of a summary."""
     if parts := _list_left_out(stats):
-        yield "  left out", ", ".join(parts)
+        yield "left out", ", ".join(parts)
     for text in stats.gaps:
-        yield "  gap", text
+        yield "gap", text
     if stats.late:
-        yield "  late", f"{format_count(stats.late, 'event')} came late"
+        yield "late", f"{format_count(stats.late, 'event')} came late"
     for text in stats.not_read:
-        yield "  not read", text
+        yield "not read", text
     for reason in stats.refusals:
-        yield "  rejected", reason
+        yield "rejected", reason
     for reason in stats.copies:
-        yield "  copy", reason
+        yield "copy", reason
     for reason in stats.implausible_times:
-        yield "  implausible", reason
+        yield "implausible", reason
 
 
 def _list_left_out(stats: ReadStats) -> list[str]:
@@ -733,7 +739,7 @@ def _list_left_out(stats: ReadStats) -> list[str]:
     ]
 
 
-def _unscored_lines(metrics: RunMetrics) -> Iterator[str]:
+def list_unscored(metrics: RunMetrics) -> Iterator[str]:
     """Yield a line for each reason why events have no score, the most events first."""
     unscored, users_by_reason = metrics.unscored, dict[str, list[str | None]]()
     for user, reason in metrics.unscored_reasons.items():

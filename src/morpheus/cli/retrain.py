@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -24,21 +24,22 @@ from click.exceptions import Exit
 from msgspec import structs
 from numpy.typing import NDArray
 
-from morpheus.cli.chain import command_from_dataclass
+from morpheus.cli.chain import command_from_dataclass, to_words
 from morpheus.cli.output import (
     EXIT_FAILURE,
     echo,
     format_facts,
     interruptible,
+    list_left_out,
     print_table,
     show_progress,
 )
 from morpheus.columns import ACTOR, ACTOR_OPTION, INCIDENT_ID, POPULATION_USER, TIME
-from morpheus.core.batch import Events, OutputRows, Table
+from morpheus.core.batch import Events, OutputRows, ReadStats, Table
 from morpheus.core.registry import load_stage
 from morpheus.core.stage import PipelineOptions, Requirements, StageContext, Transform, option
 from morpheus.detection import LogOverview
-from morpheus.errors import UsageError
+from morpheus.errors import RecordError, UsageError
 from morpheus.models.drift import DRIFT_LIMIT, MAX_LEARNED_PVALUE, TRIMMED_SHARE
 from morpheus.models.fit import UserHistory, fit_fingerprints
 from morpheus.models.population import Population
@@ -67,7 +68,8 @@ from morpheus.models.versions import (
 from morpheus.pipeline import CollectSink, Pipeline
 from morpheus.replay.evaluation import evaluate, run_replay
 from morpheus.replay.injection import ReplayConfig
-from morpheus.report_cli import ResultFiles
+from morpheus.report.incidents import format_day, incident_id
+from morpheus.report_cli import ReportRequest, ResultFiles, open_folder
 from morpheus.seasonality.detector import parse_duration
 from morpheus.sources.base import FileSource
 from morpheus.sources.cloudtrail import FromCloudtrail
@@ -75,7 +77,7 @@ from morpheus.sources.pseudonyms import list_identity_columns
 from morpheus.storage.atomic import TempFolder
 from morpheus.storage.object_store import normalise_location
 from morpheus.suppressions.proposals import TrainingVerdicts, Verdicts
-from morpheus.text import display_value, format_count, quote_backtick, suggest
+from morpheus.text import display_value, format_count, quote_backtick, suggest, suggest_path
 
 ANCHOR = "anchor"
 """Alias of the version that the last retraining used as the anchor."""
@@ -84,6 +86,7 @@ RETRAINED, UPDATED, NEW, FROZEN, UNCHANGED = "retrained", "updated", "new", "fro
 CHANGED = (RETRAINED, UPDATED, NEW)
 MIN_HISTORY = 300
 DAY = timedelta(days=1)
+_FIRST_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 Z95 = 1.645
 """One-sided 95 % quantile of the normal distribution."""
 
@@ -146,8 +149,9 @@ class RetrainOptions:
     )
     alerts: tuple[str, ...] = option(
         (),
-        "File of past alerts, as `to-file` wrote them; repeat for more. Days with an alert that "
-        "no verdict calls harmless are open incidents, and are not learned.",
+        "File of past alerts, as `to-file` wrote them, or a folder of such files; repeat for more. "
+        "Days with an alert that no verdict calls harmless are open incidents, and are not "
+        "learned.",
         location="local",
     )
     threshold: float = option(
@@ -655,6 +659,7 @@ class RetrainReport(msgspec.Struct, frozen=True):
         overtaken: Whether it is not, because another version became the champion meanwhile.
         checks: The conditions.
         users: The decision about each user.
+        unread: What of the logs was left out, and why.
     """
 
     champion: int
@@ -668,6 +673,7 @@ class RetrainReport(msgspec.Struct, frozen=True):
     overtaken: bool
     checks: tuple[Check, ...]
     users: tuple[UserDecision, ...]
+    unread: tuple[tuple[str, str], ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -715,6 +721,7 @@ class _Retraining(msgspec.Struct, frozen=True):
     Attributes:
         store: The model store.
         location: Where it is.
+        named: Number of the version that is the champion. If it is damaged, another one is in use.
         champion: The version in use.
         anchor: The anchor.
         source: Reads the logs.
@@ -726,6 +733,7 @@ class _Retraining(msgspec.Struct, frozen=True):
 
     store: VersionedStore
     location: str
+    named: int
     champion: ModelVersion
     anchor: ModelVersion
     source: FileSource
@@ -750,7 +758,7 @@ class _Retraining(msgspec.Struct, frozen=True):
                 f"Give `{folder}`."
             )
         store = VersionedStore.open(models, read_key(options.models_key_file))
-        champion = store.open_version(CHAMPION)
+        named, champion = store.resolve(CHAMPION), store.open_version(CHAMPION)
         _check_accepted(options, champion)
         _check_network(champion)
         source, pipeline = _describe_logs(champion, logs, options)
@@ -762,29 +770,29 @@ class _Retraining(msgspec.Struct, frozen=True):
                 f"--holdout: `{options.holdout}` leaves nothing of the window of "
                 f"`{options.window}` to learn. Give less, or a longer --window."
             )
-        age = timedelta(seconds=parse_duration(options.anchor_age, option="--anchor_age"))
-        anchor = store.find_anchor(end - age)
-        return cls(store, models, champion, anchor, source, pipeline, end - window, end, options)
+        anchor = store.find_anchor(_go_back(end, options.anchor_age, "--anchor_age"))
+        logs_read = (source, pipeline, _go_back(end, options.window, "--window"), end)
+        return cls(store, models, named, champion, anchor, *logs_read, options)
 
     def run(self, on_step: Any) -> RetrainReport:  # noqa: ANN401 - as above
         """Review and train all users, compare, and publish."""
         staging = TempFolder()
         try:
             plan = self._make_plan(staging.path)
-            decisions = self._review(plan, on_step)
-            return self._publish(plan, decisions)
+            decisions, read = self._review(plan, on_step)
+            report = self._publish(plan, decisions)
+            return structs.replace(report, unread=tuple(list_left_out(read)))
         finally:
             staging.close()
 
     def _make_plan(self, staging: Path) -> ReviewPlan:
-        holdout = timedelta(seconds=parse_duration(self.options.holdout, option="--holdout"))
         return ReviewPlan(
             self.location,
             self.champion.number,
             self.anchor.number,
             self._find_exceptions(),
             str(staging),
-            self.end - holdout,
+            self.holdout,
             self.end,
             self._find_open_days(),
             frozenset(list_identity_columns(self.source.get_log_format())),
@@ -814,10 +822,7 @@ class _Retraining(msgspec.Struct, frozen=True):
         """Return the days of each user with an alert that no verdict calls harmless."""
         if not self.options.alerts:
             return {}
-        files = [Path(name) for name in self.options.alerts]
-        missing = [str(path) for path in files if not path.is_file()]
-        if missing:
-            raise UsageError(f"--alerts: there is no file `{missing[0]}`.")
+        files = [file for name in self.options.alerts for file in _list_alerts(Path(name))]
         verdicts = self.options.verdicts
         benign = Verdicts.read(verdicts, "--verdicts").benign if verdicts else ()
         closed = {verdict.incident for verdict in benign}
@@ -825,18 +830,28 @@ class _Retraining(msgspec.Struct, frozen=True):
         column = self.pipeline.userid_column_name
         results = ResultFiles.find(files, column)
         for user, rows in () if results is None else results.iter_by_user():
-            is_open = pl.lit(value=True)
+            numbers = number_days(rows[TIME], self.pipeline.timezone).tolist()
             if INCIDENT_ID in rows.columns:
-                is_open = ~pl.col(INCIDENT_ID).is_in(sorted(closed))
-            times = rows.filter(is_open)[TIME]
-            numbers = number_days(times, self.pipeline.timezone).tolist()
-            days.setdefault(user or "", set()).update(numbers)
+                ids = rows[INCIDENT_ID].to_list()
+            else:  # as the report gives them
+                ids = [incident_id(user, format_day(day)) for day in numbers]
+            pairs = zip(numbers, ids, strict=True)
+            open_days = {day for day, incident in pairs if incident not in closed}
+            days.setdefault(user or "", set()).update(open_days)
         return {user: frozenset(numbers) for user, numbers in days.items()}
 
-    def _review(self, plan: ReviewPlan, on_step: Any) -> list[UserDecision]:  # noqa: ANN401 - as above
+    def _review(
+        self,
+        plan: ReviewPlan,
+        on_step: Any,  # noqa: ANN401 - as above
+    ) -> tuple[list[UserDecision], ReadStats]:
+        """Decide about each user; return also what was read of the logs."""
         sink = CollectSink()
         source = replace(self.source, **_select_time(self.start, self.end))
-        Pipeline([source, ReviewUsers(plan=plan), sink], self.pipeline).run(on_step=on_step)
+        pipeline = Pipeline([source, ReviewUsers(plan=plan), sink], self.pipeline)
+        read = pipeline.run(on_step=on_step).input
+        # The window is known; what is outside of it is no news.
+        read.outside_range = read.outside_files = read.outside_folders = 0
         decisions = [
             msgspec.json.decode(text, type=UserDecision)
             for batch in sink.batches
@@ -847,7 +862,7 @@ class _Retraining(msgspec.Struct, frozen=True):
                 f"LOGS: no event with a user between {self.start:%Y-%m-%d} and "
                 f"{self.end:%Y-%m-%d}. Give other logs, --until or --window."
             )
-        return sorted(decisions, key=lambda each: each.user)
+        return sorted(decisions, key=lambda each: each.user), read
 
     def _publish(self, plan: ReviewPlan, decisions: list[UserDecision]) -> RetrainReport:
         changed = [each.user for each in decisions if each.card is not None]
@@ -860,7 +875,7 @@ class _Retraining(msgspec.Struct, frozen=True):
             checks = tuple(self._check(staged, decisions))
         if candidate is not None and self.options.promote == "auto":
             if all(check.holds for check in checks):
-                promoted = self.store.replace_champion(candidate, self.champion.number)
+                promoted = self.store.replace_champion(candidate, self.named)
                 overtaken = not promoted
             if not promoted and frozen:
                 # A rejected candidate must not leave an intruder with a fingerprint that learns.
@@ -976,8 +991,26 @@ class _Retraining(msgspec.Struct, frozen=True):
     @property
     def holdout(self) -> datetime:
         """Start of the held-out days."""
-        seconds = parse_duration(self.options.holdout, option="--holdout")
-        return self.end - timedelta(seconds=seconds)
+        return _go_back(self.end, self.options.holdout, "--holdout")
+
+
+def _go_back(time: datetime, text: str, name: str) -> datetime:
+    """Return the time that is a duration earlier: 1970 for one of centuries.
+
+    Args:
+        time: The time.
+        text: The duration.
+        name: Name of its option.
+    """
+    duration = timedelta(seconds=parse_duration(text, option=name))
+    return max(time - min(duration, time - _FIRST_TIME), _FIRST_TIME)
+
+
+def _list_alerts(path: Path) -> Sequence[Path]:
+    """Return a file of alerts, or the files of a folder of them."""
+    if not path.exists():
+        raise UsageError(f"--alerts: there is no file `{path}`.{suggest_path(path)}")
+    return open_folder(ReportRequest(), [path])[1] if path.is_dir() else [path]
 
 
 def _select_time(start: datetime, end: datetime) -> dict[str, Any]:
@@ -993,7 +1026,7 @@ def _find_end(
     """Return the end of the window: that of the options, or of the last day of the logs."""
     if options.until:
         try:
-            return parse_time(options.until)
+            return max(parse_time(options.until), _FIRST_TIME + DAY)
         except ValueError as error:
             raise UsageError(
                 f"--until: `{options.until}` is not a time. Write a day, `2026-05-31`, or a time, "
@@ -1001,7 +1034,13 @@ def _find_end(
             ) from error
     columns = (source.get_log_format().time_column,)
     counting = pipeline if pipeline.columns_file else replace(pipeline, columns=columns)
-    last = LogOverview.from_source(source, counting, on_step=on_step).last
+    start = _go_back(datetime.now(UTC), options.window, "--window")
+    recent = replace(source, start_time=start.isoformat())
+    try:
+        # Logs of years need not be read to find their end.
+        last = LogOverview.from_source(recent, counting, on_step=on_step).last
+    except (UsageError, RecordError):  # they end before
+        last = LogOverview.from_source(source, counting, on_step=on_step).last
     return datetime(last.year, last.month, last.day, tzinfo=UTC) + DAY
 
 
@@ -1105,7 +1144,7 @@ def _print_report(
     if report.checks:
         print_table(("CHECK", "CHAMPION", "CANDIDATE", "LIMIT", "HOLDS"), _to_rows(report.checks))
     for each in report.frozen:
-        _print_frozen(each, models, logs)
+        _print_frozen(each, ["morpheus", "retrain", models, *logs, *_list_given(options)])
     _print_facts(report, options)
 
 
@@ -1127,8 +1166,23 @@ def _to_row(each: UserDecision) -> tuple[str, ...]:
     return (display_value(each.user), each.decision, *figures, each.reason)
 
 
-def _print_frozen(each: UserDecision, models: str, logs: Sequence[str]) -> None:
-    """Print what a person needs to decide about a frozen user."""
+def _list_given(options: RetrainOptions) -> Iterator[str]:
+    """Yield the options of the command line, so that a printed command means the same."""
+    given = {
+        each.name: value
+        for each in fields(options)
+        if (value := getattr(options, each.name)) != each.default and each.name != "json"
+    }
+    return to_words(RetrainOptions, given)
+
+
+def _print_frozen(each: UserDecision, words: Sequence[str]) -> None:
+    """Print what a person needs to decide about a frozen user.
+
+    Args:
+        each: The decision.
+        words: The command.
+    """
     rise = f", mean risk of a day from {each.usual:g} to {each.risen:g}" if each.risen else ""
     echo(
         f"Decide about {display_value(each.user)}: scores have risen since {each.since}{rise}.",
@@ -1138,7 +1192,7 @@ def _print_frozen(each: UserDecision, models: str, logs: Sequence[str]) -> None:
         value = "no value" if cause.value is None else quote_backtick(cause.value)
         shares = f"{cause.before:.0%} to {cause.after:.0%} of the events"
         echo(f"  {cause.column}: {value} from {shares}, risk +{cause.risk:.1f}")
-    command = shlex.join(["morpheus", "retrain", models, *logs, f"--accept={each.user}"])
+    command = shlex.join([*words, f"--accept={each.user}"])
     echo(f"  If this is the user's own work: {command}")
 
 
@@ -1154,6 +1208,7 @@ def _print_facts(report: RetrainReport, options: RetrainOptions) -> None:
             "Compared",
             f"champion: version {report.champion}; anchor: version {report.anchor}{until}",
         ),
+        *((fact.capitalize(), text) for fact, text in report.unread),
         ("Users", counts),
         ("Result", _describe_result(report, options)),
     ]

@@ -32,7 +32,7 @@ from morpheus.replay.injection import ReplayConfig
 from morpheus.report.incidents import format_day, incident_id
 from morpheus.report_cli import ReportRequest, ResultFiles, open_folder
 from morpheus.sinks.to_file import validate_output
-from morpheus.sources.results import find_log
+from morpheus.sources.results import choose_kind, find_log
 from morpheus.storage.atomic import atomic_write
 from morpheus.suppressions.proposals import (
     PastAlerts,
@@ -88,6 +88,12 @@ class SuppressOptions:
         "User column of the past alerts and of the logs. `@actor` finds the actor of each event.",
         default_display="the first known one",
     )
+    source: str = option(
+        "",
+        "Kind of the log, such as `okta`; or your own schema, such as `vpn.toml`. Its "
+        "`[event_fields]` are what suppressions can have conditions on.",
+        default_display="recognised by the columns of the past alerts",
+    )
     replay_glob: str | tuple[str, ...] | None = option(
         None,
         "CloudTrail files to replay attacks in, as for `morpheus tools replay --input_glob`. This "
@@ -135,9 +141,10 @@ class TuningSources(msgspec.Struct, frozen=True):
     @classmethod
     def from_options(cls, options: SuppressOptions) -> TuningSources:
         """Read the options of `morpheus tools suppress`."""
+        log = choose_kind(options.source).log_format.describe() if options.source else None
         files = tuple(file for name in options.preview for file in _list_files(Path(name)))
         if options.replay_glob is None:
-            return cls(files, options.userid_column_name)
+            return cls(files, options.userid_column_name, log=log)
         replay = ReplayConfig(
             input_glob=options.replay_glob,
             train_data_glob=options.train_data_glob,
@@ -146,7 +153,7 @@ class TuningSources(msgspec.Struct, frozen=True):
             techniques=options.techniques,
             num_threads=options.num_threads,
         )
-        return cls(files, options.userid_column_name, replay=replay)
+        return cls(files, options.userid_column_name, replay=replay, log=log)
 
     def read_past(self) -> PastAlerts:
         """Read the past alerts."""
@@ -277,7 +284,7 @@ def _write_proposals(files: Sequence[str], options: SuppressOptions) -> None:
     print_table(*to_table(previews))
     for preview in previews:
         _print_details(preview.rule.label, preview)
-    _print_proposals(proposals, path)
+    _print_proposals(proposals, path, options)
     if any(proposal.conflicts for proposal in proposals.proposals):
         raise Exit(EXIT_FAILURE)
 
@@ -325,14 +332,16 @@ def _print_details(label: str, preview: RulePreview) -> None:
         echo(f"Hides {', '.join(past.hidden)}: {label}")
 
 
-def _print_proposals(proposals: Proposals, path: Path) -> None:
+def _print_proposals(proposals: Proposals, path: Path, options: SuppressOptions) -> None:
     """Print what was written and what was not."""
     rejected = [proposal for proposal in proposals.proposals if proposal.conflicts]
     for proposal in proposals.proposals:
         _print_warnings(proposal.rule.label, proposal.warnings)
+    hint = "" if options.source else " If the log has a schema of your own, give it as --source."
     for verdict in proposals.unactionable:
         echo(
-            f"No suppression for incident {verdict.incident}: it has no user, or no value.",
+            f"No suppression for incident {verdict.incident}: it has no user, or no value by which "
+            f"others like it could be found.{hint}",
             fg="yellow",
         )
     for verdict in proposals.accepted:

@@ -855,7 +855,7 @@ class StreamStats(msgspec.Struct):
         checkpoint_seconds: Seconds that they took.
         outbox_entries: Number of entries that wait in the outbox.
         outbox_bytes: Their size.
-        paused: Reading pauses, because the outbox is full.
+        paused: Reading pauses, because the outbox is full, or the models cannot be read.
         sinks: How each sink keeps up, by its name.
         watermarks: Event time up to which each partition of the source was read, in seconds since
             1970.

@@ -8,7 +8,8 @@ the end. It owns the state and passes it back with each call.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -461,6 +462,8 @@ class StageContext:
         resources: Closes what a sink has opened, also after an error.
         position: Where a sink goes on, on an endless run with --state: what `Sink.sync` has
             returned, put together; empty until it was opened once. None on other runs.
+        wait: Waits some seconds for a service to come back. On an endless run, reading pauses
+            meanwhile, and a signal ends the wait and the run.
     """
 
     user: str | None = None
@@ -469,6 +472,7 @@ class StageContext:
     cache: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
     resources: ExitStack = field(default_factory=ExitStack, compare=False, repr=False)
     position: Mapping[str, bytes] | None = None
+    wait: Callable[[float], None] = field(default=time.sleep, compare=False, repr=False)
 
 
 def get_fields(instance: DataclassInstance) -> dict[str, object]:

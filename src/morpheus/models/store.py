@@ -193,6 +193,9 @@ class ModelStore:
             raise ModelCorruptedError(
                 f"{name} cannot be read ({error.strerror}). {RETRAIN_HINT}."
             ) from error
+        if len(content) < card.size:
+            size = f"{len(content):,} of {card.size:,} bytes are there"
+            raise ModelCorruptedError(f"{name} is cut off: {size}. {RETRAIN_HINT}.") from EOFError()
         if len(content) != card.size or sha256(content).hexdigest() != card.sha256:
             raise ModelCorruptedError(f"{name} does not match its checksum. {RETRAIN_HINT}.")
         return content

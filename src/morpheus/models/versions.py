@@ -338,6 +338,7 @@ class ModelVersion(ModelStore):
         placed_global: Its global model, if there is one.
         earlier: Returns the versions to use instead of a damaged fingerprint, the latest first.
         replaced: The damaged fingerprints for which an earlier one was loaded.
+        indexes: Checksums of its indexes, which say what it has.
     """
 
     number: int = 1
@@ -345,6 +346,7 @@ class ModelVersion(ModelStore):
     placed_global: Placed | None = None
     earlier: Callable[[], Iterable[ModelVersion]] = field(default=tuple, repr=False, compare=False)
     replaced: list[Replaced] = field(default_factory=list, compare=False)
+    indexes: tuple[str, ...] = ()
 
     @property
     def location(self) -> str:
@@ -539,7 +541,11 @@ class VersionedStore:
         Raises:
             UsageError: There is no such version or alias.
         """
-        return self._resolve(self.read_manifest(), which).number
+        return self.find_stored(which).number
+
+    def find_stored(self, which: str | int = CHAMPION) -> StoredVersion:
+        """Return what the manifest says about a version; see `resolve`."""
+        return self._resolve(self.read_manifest(), which)
 
     def find_alias(self, name: str) -> int | None:
         """Return the number of the version that an alias names; None if it names none."""
@@ -1205,6 +1211,7 @@ class VersionedStore:
             placed,
             placed_global,
             lambda: self._open_intact(earlier),
+            indexes=version.indexes,
         )
 
     def _open_intact(self, versions: Sequence[StoredVersion]) -> Iterator[ModelVersion]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -141,18 +142,25 @@ class Segment:
         """How many users the stages prefer to prepare together."""
         return max((stage.needs.users_per_bundle for stage in self.stages), default=1)
 
-    def open(self, saved: SavedStates | None = None, resources: ExitStack | None = None) -> Chain:
+    def open(
+        self,
+        saved: SavedStates | None = None,
+        resources: ExitStack | None = None,
+        wait: Callable[[float], None] = time.sleep,
+    ) -> Chain:
         """Open the chain of the stages in this process.
 
         Args:
             saved: States to restore.
             resources: Closes what sinks open.
+            wait: See `StageContext`.
         """
         context = StageContext(
             unbounded=self.unbounded,
             population=self.population,
             cache=self.cache,
             resources=resources or ExitStack(),
+            wait=wait,
         )
         return Chain(self, context, KeyedStates(dict(saved or {})))
 
@@ -483,6 +491,10 @@ def _can_drop(stage: Transform, state: object) -> bool:
     return state is None or isinstance(state, State) or stage.needs.reopens
 
 
+class WaitStoppedError(KeyboardInterrupt):
+    """The first signal came while a stage waited for a service."""
+
+
 class GracefulShutdown(Generic[ItemT]):
     """An iterator that the first Ctrl+C or SIGTERM ends, so that work in progress is finished.
 
@@ -515,6 +527,23 @@ class GracefulShutdown(Generic[ItemT]):
                 finally:
                     self._waiting = False
                 yield item
+
+    def wait(self, seconds: float) -> None:
+        """Wait, while an item is processed.
+
+        Raises:
+            WaitStoppedError: A signal came, before the wait or in it.
+        """
+        self._waiting = True
+        try:
+            if not self.stopped:
+                time.sleep(seconds)
+                return
+        except KeyboardInterrupt as error:
+            raise WaitStoppedError from error
+        finally:
+            self._waiting = False
+        raise WaitStoppedError
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         if self.stopped:

@@ -435,6 +435,21 @@ class SqliteStateStore:
         with self._translate_errors():
             self._db.execute("COMMIT")
             self._db.execute("BEGIN IMMEDIATE")
+            self._warn_if_gone()
+
+    def _warn_if_gone(self) -> None:
+        """Warn if the path leads to another file by now, or to none: no run will find this one."""
+        try:
+            is_there = os.path.samestat(self.path.stat(), os.fstat(self._file))
+        except FileNotFoundError:
+            is_there = False
+        if not is_there:
+            logger.warning(
+                "--state: `%s` was moved, removed or replaced while this run has it open. What the "
+                "run remembers is lost when it ends. Move the file back, or stop the run and "
+                "restore the file from a copy.",
+                self.path,
+            )
 
     def close(self) -> None:
         """Release the file. States that were not committed are rolled back."""

@@ -22,7 +22,7 @@ import msgspec
 from morpheus.core.batch import Batch, MicroBatch, Partition, RunMetrics, StreamStats
 from morpheus.core.stage import Sink, StageContext, Transform
 from morpheus.errors import TransientError
-from morpheus.runtime.chain import Chain
+from morpheus.runtime.chain import Chain, WaitStoppedError
 from morpheus.runtime.changelog import Changelog, PlacedPartition, StateGroup
 from morpheus.runtime.local import encode_source, restore_source
 from morpheus.runtime.outbox import (
@@ -102,11 +102,17 @@ class Stream:
     def run(self, micro_batches: Iterator[MicroBatch]) -> Iterator[Batch]:
         """Process micro-batches, and yield what leaves the last stage."""
         self.metrics.stream = StreamStats(progress=time.monotonic())
-        for micro_batch in micro_batches:
-            yield from self.process(micro_batch)
-            if micro_batch.acknowledge is not None:
-                self.waiting.append(micro_batch.acknowledge)
-            self.acknowledge()
+        try:
+            for micro_batch in micro_batches:
+                yield from self.process(micro_batch)
+                if micro_batch.acknowledge is not None:
+                    self.waiting.append(micro_batch.acknowledge)
+                self.acknowledge()
+        except WaitStoppedError:
+            # The sinks finish what they have. With a state file, the events are read again.
+            logger.warning(
+                "The latest events are not written. With --state, the next run would read them."
+            )
         yield from self._push_columns()
         yield from self.flush()
 
@@ -117,6 +123,7 @@ class Stream:
         for partition in micro_batch.partitions:
             yield from self._process_partition(partition)
         stats.live_users = max(len(chain.recent) for chain in self.chains)
+        stats.paused = False
         self.metrics.tick()
 
     def acknowledge(self) -> None:

@@ -25,7 +25,8 @@ IntArray = NDArray[np.int64]
 MICROSECONDS_PER_DAY = 86_400_000_000
 """Microseconds in a day."""
 
-_MAX_SECONDS = MICROSECONDS_PER_DAY  # 2,700 years: times in microseconds stay within 64 bits.
+_MAX_DAYS = 146_000
+"""Longest duration, 400 years: several of them before now are still times that can be counted."""
 # Bins in one pass over many windows, so that their arrays stay within the processor's cache.
 _CELLS_PER_PASS = 1 << 15
 # Share of the highest count below which a standard deviation is only rounding error.
@@ -70,7 +71,7 @@ def parse_duration(text: str, *, option: str) -> int:
         option: Name of the option, for the error message.
 
     Raises:
-        UsageError: `text` is not a duration, or it is shorter than a second.
+        UsageError: `text` is not a duration, is shorter than a second, or is longer than centuries.
 
     >>> [parse_duration(text, option="--resolution") for text in ("10m", "1 h", "1h30m", "2 days")]
     [600, 3600, 5400, 172800]
@@ -81,10 +82,14 @@ def parse_duration(text: str, *, option: str) -> int:
             f"{option}: {text!r} is not a duration. "
             f"Give a number with a unit, such as `{option} 10m`, `1h30m` or `12 h`."
         )
-    if not 1 <= total <= _MAX_SECONDS:
+    if total < 1:
         raise UsageError(
-            f"{option}: {text!r} is {'shorter' if total < 1 else 'longer'} than can be counted. "
-            f"Give a second or more, such as `{option} 10m`."
+            f"{option}: {text!r} is shorter than can be counted. Give a second or more, such as "
+            f"`{option} 10m`."
+        )
+    if total > _MAX_DAYS * _SECONDS_PER_UNIT["d"]:
+        raise UsageError(
+            f"{option}: {text!r} is longer than can be counted. Give {_MAX_DAYS}d or less."
         )
     return round(total)
 

@@ -158,7 +158,9 @@ OUTBOX_ENTRIES = Family(
 )
 OUTBOX_BYTES = Family("morpheus_outbox_bytes", "gauge", "Size of these entries.")
 PAUSED = Family(
-    "morpheus_reading_paused", "gauge", "1 while reading pauses because the outbox is full."
+    "morpheus_reading_paused",
+    "gauge",
+    "1 while reading pauses: the outbox is full, or the models cannot be read.",
 )
 LIVE_USERS = Family("morpheus_live_users", "gauge", "Users whose state is in memory.")
 SINK_LAG = Family(

@@ -36,12 +36,13 @@ from morpheus.sources.compression import detect_file_type
 from morpheus.sources.json_records import clear_missing_texts
 from morpheus.sources.log_format import LogFormat, collect_rule_columns, resolve_actors
 from morpheus.sources.schema_file import (
+    is_schema_file,
     list_builtin_schemas,
     load_builtin_schema,
     load_schema,
 )
 from morpheus.sources.time_range import UTC_DATETIME, parse_times
-from morpheus.text import suggest_path
+from morpheus.text import suggest, suggest_path
 
 READ_ERRORS = (PolarsError, OSError, EOFError, ValueError, zstandard.ZstdError)
 """What `read_frames` raises for a file that cannot be read."""
@@ -441,6 +442,24 @@ def find_kind(word: str, columns_file: str = "") -> LogKind | None:
         return LogKind(columns_file.removesuffix(".toml"), "from-file", columns_file)
     kinds = (kind for kind in list_kinds() if kind.word == word and not kind.columns_file)
     return next(kinds, None)
+
+
+def choose_kind(source: str) -> LogKind:
+    """Return the kind of log that the option --source names, or the one that a schema describes.
+
+    Raises:
+        UsageError: There is no such kind, or the schema cannot be read.
+    """
+    if is_schema_file(source):
+        described = load_schema(source, "--source").log_format
+        return find_kind("from-file", source) or LogKind(described.name, "from-file", source)
+    kinds = {kind.name: kind for kind in list_kinds()}
+    if source not in kinds:
+        raise UsageError(
+            f"--source: there is no kind of log `{source}`.{suggest(source, kinds)} Give one of "
+            f"{', '.join(kinds)}; or a schema of your own, such as `vpn.toml`."
+        )
+    return kinds[source]
 
 
 class KindTrial(msgspec.Struct, frozen=True):

@@ -257,8 +257,9 @@ def _no_numbers() -> dict[str, NDArray[np.int64]]:
 class TakenFiles(State):
     """Which events earlier runs have taken: those of some periods, from some files.
 
-    A file is forgotten when all its events are before the look-back time, because no later run
-    takes them. At most 500,000 files are kept, those with the latest events.
+    What was taken of a file is forgotten when all its events are before the look-back time, because
+    no later run takes them. The file itself is kept as long as runs find it, or each run would open
+    it. At most 500,000 files are kept, those with the latest events.
 
     Attributes:
         start: Start of the first period, in microseconds since 1970.
@@ -270,7 +271,7 @@ class TakenFiles(State):
             the times of its first and last event; its events from `start` until before `end`, up
             to `line`, are taken.
         hours: Hours with events of each folder, as numbers since 1970, to find gaps.
-        forgotten: All events of files that were forgotten are before this time.
+        forgotten: Before this time, it is not known which events were taken.
     """
 
     version: ClassVar[int] = 1
@@ -346,6 +347,7 @@ class FileMemory(msgspec.Struct):
         hours: Hours with events of each folder, those of earlier runs included.
         ends: Where the last line of a file begins that is being written, by name of the file. The
             next run reads it.
+        found: What identifies each file that this run has found, and what changes with it.
     """
 
     saved: TakenFiles
@@ -354,6 +356,7 @@ class FileMemory(msgspec.Struct):
     marks: dict[str, _FileMark] = msgspec.field(default_factory=dict)
     hours: dict[str, set[int]] = msgspec.field(default_factory=dict)
     ends: dict[str, int] = msgspec.field(default_factory=dict)
+    found: set[tuple[bytes, int]] = msgspec.field(default_factory=set)
 
     @classmethod
     def restore(cls, data: bytes | None, look_back: timedelta) -> Self:
@@ -414,6 +417,7 @@ class FileMemory(msgspec.Struct):
             stats: Counts the files that earlier runs have read to their end.
         """
         stamps = [_stamp_file(path) for path in paths]
+        self.found.update(stamps)
         given = pl.DataFrame(
             {"file": [each[0] for each in stamps], "stamp": [each[1] for each in stamps]},
             schema={name: _FILES_SCHEMA[name] for name in ("file", "stamp")},
@@ -480,7 +484,7 @@ class FileMemory(msgspec.Struct):
         files = [mark.file for path in paths if (mark := self.marks.get(str(path))) is not None]
         wanted = pl.Series(files, dtype=pl.Binary).implode()
         known: dict[bytes, list[dict[str, Any]]] = {}
-        for row in self._frame().filter(pl.col("file").is_in(wanted)).iter_rows(named=True):
+        for row in self._list_useful().filter(pl.col("file").is_in(wanted)).iter_rows(named=True):
             known.setdefault(row["file"], []).append(row)
         taken = {}
         for path in paths:
@@ -511,21 +515,35 @@ class FileMemory(msgspec.Struct):
             if (span := spans.get(name)) is not None
         ]
         files = _merge_parts(self._frame(), pl.DataFrame(rows, schema=_FILES_SCHEMA))
-        files = files.sort("last", descending=True)
-        number = min(files.filter(pl.col("last") >= start).height, _MAX_FILES)
-        files, gone = files.head(number), files[number:]
+        old = files.filter(pl.col("last") < start)
+        unchanged = old.join(self._list_found(), on=["file", "stamp"], how="semi")
+        kept = pl.concat([files.filter(pl.col("last") >= start), unchanged])
+        kept = kept.sort("last", descending=True)
+        files, forgotten = kept.head(_MAX_FILES), [*old["last"], *kept["last"][_MAX_FILES:]]
         until = _to_microsecond(self.period.until)
         is_first = self.saved.end == _EARLIEST
         return encode_state(
             TakenFiles(
                 start if is_first else min(start, self.saved.start),
                 max(until, self.saved.end),
-                max([self.saved.forgotten, *(gone["last"][:1] + 1)]),
+                max([self.saved.forgotten, *(last + 1 for last in forgotten)]),
                 _pack_digests(files["file"]) if files.height else _no_digests(),
                 {name: files[name].to_numpy() for name in _FILES_SCHEMA if name != "file"},
                 self.hours,
             )
         )
+
+    def _list_found(self) -> pl.DataFrame:
+        schema = {name: _FILES_SCHEMA[name] for name in ("file", "stamp")}
+        return pl.DataFrame(list(self.found), schema=schema, orient="row")
+
+    def _list_useful(self) -> pl.DataFrame:
+        """Return the remembered files that are not both forgotten and wanted by this run."""
+        assert self.period is not None  # noqa: S101 - planned before files are chosen
+        takes = self.period.takes
+        start = _EARLIEST if takes.start is None else _to_microsecond(takes.start)
+        last = pl.col("last")
+        return self._frame().filter((last >= self.saved.forgotten) | (last < start))
 
     def _frame(self) -> pl.DataFrame:
         data = self.saved.files.tobytes()
@@ -542,7 +560,7 @@ class FileMemory(msgspec.Struct):
         end = _LATEST if takes.end is None else _to_microsecond(takes.end)
         starts_before = pl.col("start") <= pl.max_horizontal("first", start)
         ends_after = pl.col("end") > pl.min_horizontal("last", end - 1)
-        same = given.join(self._frame(), on=["file", "stamp"], how="inner")
+        same = given.join(self._list_useful(), on=["file", "stamp"], how="inner")
         return same.filter(starts_before & ends_after)["position"].unique()
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +27,7 @@ from morpheus.core.stage import (
     Transform,
     option,
 )
-from morpheus.errors import ModelCorruptedError, MorpheusError, UsageError
+from morpheus.errors import ModelCorruptedError, MorpheusError, UsageError, find_error_code
 from morpheus.models.batched_training import require_torch, resolve_device, select_trainer
 from morpheus.models.fit import (
     MIN_EVENTS_FOR_PEERS,
@@ -74,6 +74,8 @@ DEFAULT_MAX_HISTORY = 1000
 ALL, INDIVIDUAL, GENERIC, NONE = "all", "individual", "generic", "none"
 """Values of `--train_users`."""
 NO_FINGERPRINT = "no fingerprint"
+_RETRY_SECONDS = 2.0
+"""Seconds between two attempts to read models that cannot be read."""
 _TOO_FEW_EVENTS = "all users together have too little history"
 _PER_RUN = (
     "it trains on the input of each run. Give `--train_data_glob` or `--pretrained_filename`, the "
@@ -134,6 +136,8 @@ class ModelProvider(msgspec.Struct, dict=True):
         loaded: How many versions of the store have been opened; see `refresh`.
         etag: State of the store when it was last looked at.
         next_look: Time of the next look at the store, by the monotonic clock.
+        newer: The version that has been opened since the start; None for the first one.
+        wait: See `StageContext`.
     """
 
     stage: TrainAe
@@ -142,6 +146,7 @@ class ModelProvider(msgspec.Struct, dict=True):
     etag: object = None
     next_look: float = 0.0
     newer: ModelVersion | None = None
+    wait: Callable[[float], None] = time.sleep
 
     @property
     def store(self) -> ModelVersion:
@@ -238,7 +243,7 @@ class ModelProvider(msgspec.Struct, dict=True):
         if user is None:
             return ModelLookup(reason=f"no value in `{stage.options.userid_column_name}`")
         if not stage.trains:
-            return self._load(user)
+            return self._load_patiently(user)
         if not batches[0].table.height and stage.models_output_filename is None:
             return ModelLookup()
         if stage.train_users == GENERIC:
@@ -276,6 +281,33 @@ class ModelProvider(msgspec.Struct, dict=True):
             return ModelLookup(reason=NO_FINGERPRINT)
         return ModelLookup.from_fingerprint(fingerprint, next(iter(store.replaced[known:]), None))
 
+    def _load_patiently(self, user: str) -> ModelLookup:
+        """Load a fingerprint. An endless run waits while the store cannot be read.
+
+        Its folder is moved, or its server is down: that is no reason to stop, or to leave events
+        without a score.
+        """
+        waited = False
+        while True:
+            try:
+                found = self._load(user)
+                break
+            except (MorpheusError, OSError) as error:
+                if not self.stage.options.unbounded or _is_damage(error):
+                    raise
+                logger.warning(
+                    "train-ae: %s The run waits until the models can be read.",
+                    error,
+                    extra={"stage": self.stage.name, "code": find_error_code(error)},
+                )
+            waited = True
+            self.wait(_RETRY_SECONDS)
+            if self.stage.follows_store:
+                self._look()
+        if waited:
+            logger.warning("train-ae: the models can be read again.")
+        return found
+
     def refresh(self, state: UserTraining, user: str | None) -> None:
         """Look whether the store has a new version, and forget a user's fingerprint if it changed.
 
@@ -285,10 +317,7 @@ class ModelProvider(msgspec.Struct, dict=True):
         now, stage = time.monotonic(), self.stage
         if now >= self.next_look:
             first, self.next_look = self.next_look == 0, now + stage.model_refresh
-            try:
-                self._open_newer(first=first)
-            except (MorpheusError, OSError) as error:
-                logger.warning("train-ae: no new version of the models can be read: %s", error)
+            self._look(first=first)
         if state.loaded != self.loaded:
             state.loaded = self.loaded
             before = None if state.lookup is None else state.lookup.card
@@ -297,8 +326,18 @@ class ModelProvider(msgspec.Struct, dict=True):
             if before is None or after is None or before.sha256 != after.sha256:
                 state.lookup = None
 
+    def _look(self, *, first: bool = False) -> None:
+        """Open the newest version; keep the present one if there is no other that can be used."""
+        try:
+            self._open_newer(first=first)
+        except (MorpheusError, OSError) as error:
+            logger.warning("train-ae: no new version of the models can be used: %s", error)
+
     def _open_newer(self, *, first: bool) -> None:
-        """Open the version that the alias names, if the store has changed."""
+        """Open the version that the alias names, if the store has changed.
+
+        A version can change and keep its number: users are erased, or another store is moved there.
+        """
         from morpheus.models.versions import CHAMPION, VersionedStore  # noqa: PLC0415 - runs without a store do not need it
 
         location, alias = self.stage.pretrained_place
@@ -306,16 +345,19 @@ class ModelProvider(msgspec.Struct, dict=True):
         etag, before = versions.read_etag(), self.etag
         if etag == before:
             return
-        number = versions.resolve(alias or CHAMPION)
-        if number == self.store.number:
+        if not versions.versions():
+            raise ModelCorruptedError(f"{location}: has no versions any more. Put the store back.")
+        stored = versions.find_stored(alias or CHAMPION)
+        if (stored.number, stored.indexes) == (self.store.number, self.store.indexes):
             self.etag = etag
             return
-        opened = versions.open_version(alias or CHAMPION)
+        opened, number = versions.open_version(alias or CHAMPION), self.store.number
+        self.stage.check_inputs(opened, f"The models in `{opened.location}`")
         self.etag = etag
-        if opened.number == self.store.number:
+        if (opened.number, opened.indexes) == (number, self.store.indexes):
             return
         self.newer, self.loaded = opened, self.loaded + 1
-        if not first:
+        if not first and opened.number != number:
             logger.info("train-ae: version %d of the models is used from now on.", opened.number)
 
     def _load_own(self, user: str) -> ModelLookup | None:
@@ -409,6 +451,15 @@ class ModelProvider(msgspec.Struct, dict=True):
                 "None of the feature columns is in the logs. Give a feature list with "
                 "`--columns_file=...`, one column per line: " + ", ".join(columns[2:12]) + ", ..."
             )
+
+
+def _is_damage(error: Exception) -> bool:
+    """Return whether models were read, and are not as their store says.
+
+    A file that is missing or too short can be on its way.
+    """
+    is_missing = isinstance(error.__cause__, OSError | EOFError)
+    return isinstance(error, ModelCorruptedError) and not is_missing
 
 
 class PreparedRun(msgspec.Struct):
@@ -608,6 +659,7 @@ class TrainAe(Transform):
         provider = context.cache.get(self.name)
         if provider is None:
             provider = ModelProvider.from_population(self, context.population)
+            provider.wait = context.wait
             context.cache[self.name] = provider
         return UserTraining(provider)
 
@@ -621,7 +673,7 @@ class TrainAe(Transform):
         if state.lookup is None and self._waits_for_all_events(batch.user):
             state.waiting.append(batch)
             return
-        if self._refreshes():
+        if self.follows_store:
             state.provider.refresh(state, batch.user)
         if state.lookup is None or self._trains_again():
             state.provider.look_up([(state, [batch])])
@@ -927,8 +979,9 @@ class TrainAe(Transform):
             prepared.saved_version = following
         return prepared.saved_version
 
-    def _refreshes(self) -> bool:
-        """Return whether new versions of the store are used without a restart."""
+    @property
+    def follows_store(self) -> bool:
+        """Whether new versions of the store are used without a restart."""
         follows = self.options.unbounded and self.loads and not self.trains
         if not follows or self.model_refresh == 0:
             return False
@@ -998,7 +1051,7 @@ class TrainAe(Transform):
                 "a folder that `train-ae --models_output_filename=...` has written. Model files of "
                 "other programs (pickle, dill) are never read: they can run code."
             )
-        self._check_inputs(self.model_store, f"--pretrained_filename: the models in `{folder}`")
+        self.check_inputs(self.model_store, f"--pretrained_filename: the models in `{folder}`")
         if not self.options.unbounded:
             # All processes load the same version, whatever the alias names later.
             self.prepared.loaded_version = self.model_store.number
@@ -1021,7 +1074,7 @@ class TrainAe(Transform):
             ) from error
         if existing is not None:
             self._check_network(existing, folder)
-            self._check_inputs(
+            self.check_inputs(
                 existing,
                 f"--models_output_filename: `{folder}` has models already, which are kept. They",
                 "Or give another folder.",
@@ -1052,7 +1105,7 @@ class TrainAe(Transform):
                 f"--model={known}. Give that, or another folder."
             )
 
-    def _check_inputs(
+    def check_inputs(
         self, store: ModelStore, which: str, advice: str = "Or train new models."
     ) -> None:
         """Check that models fit the input of this run.

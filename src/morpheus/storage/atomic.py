@@ -395,7 +395,9 @@ class AtomicWriter:
             if kind is None:
                 self._finish()
         finally:
-            self.file.close()
+            # On a full disk, it tries once more to write what is left. The error is known.
+            with suppress(OSError):
+                self.file.close()
             if not self._committed:
                 self.temp_path.unlink(missing_ok=True)
 

@@ -1117,7 +1117,8 @@ def render_suppressions(proposals: Proposals, files: Sequence[str]) -> str:
     )
     parts = ["\n".join(_render_lines(proposal)) + "\n" for proposal in proposals.proposals]
     others = [
-        f"# No suppression: {_describe_verdict(verdict)}; it has no user, or no value.\n"
+        f"# No suppression: {_describe_verdict(verdict)}; it has no user, or no value by which "
+        "others like it could be found.\n"
         for verdict in proposals.unactionable
     ]
     others += [
