@@ -41,6 +41,7 @@ from morpheus.storage.object_store import (
     write_object,
 )
 from services.forwarder import forwarding, silent
+from services.listener import listening
 from services.noida import free_port
 
 REGIONS = ("eu-west-1", "us-east-1")
@@ -295,6 +296,31 @@ def test_rejected_credentials_are_reported(guarded: Lake) -> None:
         FileDiscovery("s3://lake/AWSLogs/*").require()
     with pytest.raises(UsageError, match=r"s3://lake/a: access denied \(\w+\).*`s3:GetObject`"):
         read_bytes(ObjectPath("lake", "a"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "text"),
+    [
+        ("403 AccessDenied", UsageError, r"the credentials need `kms:Decrypt` for its key"),
+        ("403 RequestTimeTooSkewed", UsageError, r"the clock of this machine differs too much"),
+        ("400 InvalidToken", UsageError, r"access denied \(InvalidToken\)"),
+        ("400 KMS.DisabledException", UsageError, r"encrypts it cannot be used \(KMS\.Disabled"),
+        ("400 InvalidRequest", RecordError, r"S3 refuses to give the object \(InvalidRequest: "),
+        ("403 InvalidObjectState", RecordError, r"it is archived \(InvalidObjectState\); restore"),
+        ("400 RequestTimeout", TransientError, r"S3 answered with an error"),
+        ("404 NoSuchKey", FileNotFoundError, r"no such object"),
+    ],
+)
+@pytest.mark.usefixtures("lake")
+def test_an_answer_in_place_of_an_object_says_what_to_do_whatever_the_key(
+    answer: str, error: type[Exception], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, code = answer.split()
+    about = f"<Code>{code}</Code><Message>It may not perform: kms:Decrypt on it</Message>"
+    with listening(default=(int(status), f"<Error>{about}</Error>".encode())) as listener:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", listener.url)
+        with pytest.raises(error, match=text):
+            read_object(ObjectPath("lake", "redirect/Unauthorized/PermissionDenied.json"))
 
 
 def test_public_bucket_needs_no_credentials(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:

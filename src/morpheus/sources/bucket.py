@@ -261,29 +261,49 @@ class ObjectStream(msgspec.Struct):
 
         Raises:
             UsageError: The bucket does not exist, or access is denied.
+            RecordError: See `_refuse`.
         """
         stats, other = self.metrics.input, group.other_keys.get(path.key)
         try:
             found = job.result()
         except (FileNotFoundError, RecordError) as error:
+            is_refused = isinstance(error, RecordError)
             if other is not None and path.with_key(other) not in group.paths:
                 missing.append(path.with_key(other))
-                return
-            if isinstance(error, RecordError):
+                # The reason counts if there is no object of the other key.
+                result.unreadable |= {path.with_key(other): str(error)} if is_refused else {}
+            elif isinstance(error, RecordError):
                 result.unreadable[path] = str(error)
-                return
-            result.deleted.add(path)
-            leave_out(stats, "deleted object")
-            logger.warning("%s: it was deleted before it was read.", path)
+                self._refuse(error)
+            elif path not in result.unreadable:
+                result.deleted.add(path)
+                leave_out(stats, "deleted object")
+                logger.warning("%s: it was deleted before it was read.", path)
         except TransientError as error:
             missing.append(path)
             if len(missing) == 1:
                 logger.warning("%s It is tried again until it succeeds.", error)
         else:
+            result.unreadable.pop(path, None)
+            leave_out(stats, "replaced object", int(path.etag not in {"", found.etag}))
             if self.feed.is_known(found) or found in result.read.values():
                 leave_out(stats, "repeated object")
             else:
                 result.read[path] = found
+
+    def _refuse(self, error: RecordError) -> None:
+        """Account for an object that the server does not give.
+
+        Raises:
+            RecordError: The feed would not come back to it, and such objects are not skipped.
+        """
+        if self.feed.keeps_unreadable:
+            return
+        if not self.ingest.skip_bad_records:
+            hint = "use `--bad_record skip` to skip and count such objects"
+            raise RecordError(f"{error.reason}; {hint}", file=error.file, records=None)
+        self.metrics.input.read += 1
+        self.metrics.input.refuse(str(error))
 
     def _pause(self, seconds: float) -> Iterator[None]:
         while seconds > 0:
@@ -702,13 +722,15 @@ class BucketLister(msgspec.Struct):
         """Return False: objects are compared when they are listed."""
         return False
 
-    def finish(self, result: GroupResult) -> MicroBatch:  # noqa: ARG002 - all are read, or gone
+    def finish(self, result: GroupResult) -> MicroBatch:
         """Save how far the branches are listed."""
         steps, self._pending = self._pending, []
         changed = dict[str, Branch]()
         for step in steps:
             branch = step.branch
-            branch.remember([*step.chosen, *step.others])
+            # An object may have been replaced since it was listed.
+            read = [result.read[path] for path in step.chosen if path in result.read]
+            branch.remember([*step.chosen, *step.others, *read])
             was_saved = bool(branch.state.progress)
             branch.save_progress(step.key, is_last=step.is_last)
             if step.chosen or step.others or was_saved or not step.is_last or branch.should_save:

@@ -309,10 +309,20 @@ _DENIED_CODES = {
     "AuthorizationPermissionMismatch",
     "ExpiredToken",
     "InvalidAccessKeyId",
+    "InvalidToken",
     "NoAuthenticationInformation",
     "PublicAccessNotPermitted",
     "SignatureDoesNotMatch",
+    "TokenRefreshRequired",
 }
+_DENIED_PATTERN = re.compile(
+    r"status code: 40[13]\b|^(?:PermissionDenied|Unauthenticated) ", re.MULTILINE
+)
+_ARCHIVED_CODES = {"BlobArchived", "InvalidObjectState"}
+_REFUSED_PATTERN = re.compile(r"status code: 4(?!01|03|04|08|09|29)\d\d\b")
+"""Answers to a request for an object that another attempt does not change."""
+_PASSING_CODES = {"RequestTimeout"}
+"""Answers of this kind that pass."""
 _NO_BUCKET_CODES = {"ContainerNotFound", "NoSuchBucket"}
 _NO_OBJECT_CODES = {"BlobNotFound", "NoSuchKey"}
 _OTHER_REGION_CODES = {
@@ -339,7 +349,8 @@ def translate_errors(path: ObjectPath, permission: str) -> Iterator[None]:
         NotSupportedError: The server does not support the request.
         UsageError: The extra is not installed, the bucket does not exist, access is denied, or a
             key is of a kind that cannot be requested.
-        RecordError: The key of the object to read is of such a kind.
+        RecordError: The key of the object to read is of such a kind, or the server refuses to give
+            the object.
         TransientError: The object store does not answer.
     """
     try:
@@ -379,12 +390,20 @@ _KEY_HINT = (
 
 def _to_morpheus_error(text: str, path: ObjectPath, permission: str) -> MorpheusError | None:
     """Translate a message of obstore; None if the object does not exist."""
-    code = next(iter(re.findall(r"<Code>(\w+)</Code>", text)), "")
-    if reason := _find_user_error(text, code, path, permission):
+    code = next(iter(re.findall(r"<Code>([\w.]+)</Code>", text)), "")
+    message = next(iter(re.findall(r"<Message>([^<]*)</Message>", text)), "")
+    if permission == READ and code in _ARCHIVED_CODES:
+        return RecordError(f"it is archived ({code}); restore it", file=path, records=None)
+    if reason := _find_user_error(text, code, message, path, permission):
         return UsageError(f"{path}: {reason}")
     if code in _NO_OBJECT_CODES or "status code: 404" in text:
         return None
     provider = path.provider
+    is_refused = permission == READ and code and code not in _PASSING_CODES
+    if is_refused and _REFUSED_PATTERN.search(text):
+        about = f"{code}: {message.rstrip('.')}" if message else code
+        reason = f"{provider.name} refuses to give the object ({about})"
+        return RecordError(reason, file=path, records=None)
     if "HTTP error" in text:
         server = next(iter(re.findall(r"https?://[^/\s?]+", text)), "the server")
         failed = "does not answer" if "kind: Timeout" in text else "cannot be reached"
@@ -395,14 +414,16 @@ def _to_morpheus_error(text: str, path: ObjectPath, permission: str) -> Morpheus
     )
 
 
-def _find_user_error(text: str, code: str, path: ObjectPath, permission: str) -> str:
-    """Return what the user must change; empty if it is nothing."""
+def _find_user_error(text: str, code: str, message: str, path: ObjectPath, permission: str) -> str:
+    """Return what the user must change; empty if it is nothing.
+
+    The text contains the key, so that no word of it is looked for alone.
+    """
     provider = path.provider
     needed = provider.permissions[permission]
     show_region = f"`aws s3api get-bucket-location --bucket {path.bucket}` shows it."
-    denied = code in _DENIED_CODES or re.search(
-        r"status code: 40[13]|PermissionDenied|Unauth", text
-    )
+    denied = code in _DENIED_CODES or _DENIED_PATTERN.search(text)
+    key_use = re.search(r"kms:\w+", message)
     invalid = text.partition(_INVALID_LISTED_KEY)[2].partition("\n")[0]
     reasons: list[tuple[object, str]] = [
         (
@@ -419,12 +440,24 @@ def _find_user_error(text: str, code: str, path: ObjectPath, permission: str) ->
             f"the storage account is not known. {provider.access_hint}",
         ),
         (
+            code == "RequestTimeTooSkewed",
+            "the clock of this machine differs too much from that of the server. Set the clock.",
+        ),
+        (
+            code.startswith("KMS."),
+            f"the key that encrypts it cannot be used ({code}: {message.rstrip('.')}).",
+        ),
+        (
+            denied and key_use,
+            f"access denied ({code}): the credentials need `{key_use and key_use[0]}` for its key.",
+        ),
+        (
             denied,
             f"access denied ({code or 'status 403'}): the credentials need `{needed}`. "
             + provider.credentials_hint,
         ),
         (
-            path.scheme == "s3" and (code in _OTHER_REGION_CODES or "redirect" in text),
+            path.scheme == "s3" and (code in _OTHER_REGION_CODES or "Received redirect" in text),
             f"the bucket is in another region. Set AWS_REGION to that region; {show_region}",
         ),
     ]
