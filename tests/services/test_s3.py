@@ -308,6 +308,7 @@ def test_rejected_credentials_are_reported(guarded: Lake) -> None:
         ("400 InvalidRequest", RecordError, r"S3 refuses to give the object \(InvalidRequest: "),
         ("403 InvalidObjectState", RecordError, r"it is archived \(InvalidObjectState\); restore"),
         ("400 RequestTimeout", TransientError, r"S3 answered with an error"),
+        ("400 KMS.ThrottlingException", TransientError, r"S3 answered with an error"),
         ("404 NoSuchKey", FileNotFoundError, r"no such object"),
     ],
 )

@@ -321,7 +321,7 @@ _DENIED_PATTERN = re.compile(
 _ARCHIVED_CODES = {"BlobArchived", "InvalidObjectState"}
 _REFUSED_PATTERN = re.compile(r"status code: 4(?!01|03|04|08|09|29)\d\d\b")
 """Answers to a request for an object that another attempt does not change."""
-_PASSING_CODES = {"RequestTimeout"}
+_PASSING_CODES = re.compile(r"Throttl|RequestTimeout|SlowDown|LimitExceeded")
 """Answers of this kind that pass."""
 _NO_BUCKET_CODES = {"ContainerNotFound", "NoSuchBucket"}
 _NO_OBJECT_CODES = {"BlobNotFound", "NoSuchKey"}
@@ -399,7 +399,7 @@ def _to_morpheus_error(text: str, path: ObjectPath, permission: str) -> Morpheus
     if code in _NO_OBJECT_CODES or "status code: 404" in text:
         return None
     provider = path.provider
-    is_refused = permission == READ and code and code not in _PASSING_CODES
+    is_refused = permission == READ and code and not _PASSING_CODES.search(code)
     if is_refused and _REFUSED_PATTERN.search(text):
         about = f"{code}: {message.rstrip('.')}" if message else code
         reason = f"{provider.name} refuses to give the object ({about})"
@@ -420,10 +420,8 @@ def _find_user_error(text: str, code: str, message: str, path: ObjectPath, permi
     The text contains the key, so that no word of it is looked for alone.
     """
     provider = path.provider
-    needed = provider.permissions[permission]
     show_region = f"`aws s3api get-bucket-location --bucket {path.bucket}` shows it."
     denied = code in _DENIED_CODES or _DENIED_PATTERN.search(text)
-    key_use = re.search(r"kms:\w+", message)
     invalid = text.partition(_INVALID_LISTED_KEY)[2].partition("\n")[0]
     reasons: list[tuple[object, str]] = [
         (
@@ -440,21 +438,8 @@ def _find_user_error(text: str, code: str, message: str, path: ObjectPath, permi
             f"the storage account is not known. {provider.access_hint}",
         ),
         (
-            code == "RequestTimeTooSkewed",
-            "the clock of this machine differs too much from that of the server. Set the clock.",
-        ),
-        (
-            code.startswith("KMS."),
-            f"the key that encrypts it cannot be used ({code}: {message.rstrip('.')}).",
-        ),
-        (
-            denied and key_use,
-            f"access denied ({code}): the credentials need `{key_use and key_use[0]}` for its key.",
-        ),
-        (
-            denied,
-            f"access denied ({code or 'status 403'}): the credentials need `{needed}`. "
-            + provider.credentials_hint,
+            denied or (code.startswith("KMS.") and not _PASSING_CODES.search(code)),
+            _describe_denial(code, message, provider, provider.permissions[permission]),
         ),
         (
             path.scheme == "s3" and (code in _OTHER_REGION_CODES or "Received redirect" in text),
@@ -462,6 +447,28 @@ def _find_user_error(text: str, code: str, message: str, path: ObjectPath, permi
         ),
     ]
     return next((reason for applies, reason in reasons if applies), "")
+
+
+def _describe_denial(code: str, message: str, provider: Provider, needed: str) -> str:
+    """Return what to do about a request that was denied.
+
+    Args:
+        code: Code of the answer; empty for none.
+        message: Message of the answer.
+        provider: The object store.
+        needed: Permission that the request needs.
+    """
+    key_use = re.search(r"kms:\w+", message)
+    if code == "RequestTimeTooSkewed":
+        return "the clock of this machine differs too much from that of the server. Set the clock."
+    if code.startswith("KMS."):
+        return f"the key that encrypts it cannot be used ({code}: {message.rstrip('.')})."
+    if key_use is not None:
+        return f"access denied ({code}): the credentials need `{key_use[0]}` for its key."
+    return (
+        f"access denied ({code or 'status 403'}): the credentials need `{needed}`. "
+        + provider.credentials_hint
+    )
 
 
 RETRY_CONFIG = {"max_retries": 3, "retry_timeout": timedelta(seconds=45)}
