@@ -6,7 +6,10 @@ import gzip
 import io
 import json
 import math
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -405,6 +408,42 @@ def test_requests_to_a_server_that_never_answers_take_about_a_minute() -> None:
     for silence in (object_store.READ_SECONDS, object_store.WRITE_SECONDS):
         # A request that fails later than this is not tried again.
         assert math.ceil(patience / silence) * silence <= 60
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [lambda path: list(list_recursive(path.parent)), head_object, read_object],
+    ids=["list", "look", "read"],
+)
+@pytest.mark.usefixtures("lake")
+def test_a_signal_interrupts_a_request_to_a_server_that_never_answers(
+    request_of: Callable[[ObjectPath], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(object_store, "READ_SECONDS", 5)  # until the thread ends
+    before = signal.signal(signal.SIGALRM, interrupt)
+    with silent() as port:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        begin = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            request_of(ObjectPath("lake", "logs/a.json"))
+        assert time.monotonic() - begin < 4
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_a_request_that_goes_on_does_not_hold_up_the_end_of_a_process() -> None:
+    program = """
+import time
+from morpheus.storage.object_store import RequestThreads
+with RequestThreads(2) as threads:
+    assert threads.map(abs, [-1, 2, -3]) == [1, 2, 3]
+    running = [threads.submit(time.sleep, 60) for _ in range(3)]
+assert running[2].cancelled()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
 
 
 def test_an_upload_over_a_slow_line_is_not_a_server_that_never_answers(

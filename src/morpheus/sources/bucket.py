@@ -10,7 +10,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from copy import deepcopy
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
@@ -36,7 +36,13 @@ from morpheus.sources.ingest import FileIngest, IngestRun
 from morpheus.sources.partitioning import LocalPartitionStore, UserPartition
 from morpheus.sources.spill_sort import SpilledDataset
 from morpheus.sources.time_range import find_date_format, parse_interval
-from morpheus.storage.object_store import ObjectPath, is_object_url, list_after, list_dir
+from morpheus.storage.object_store import (
+    ObjectPath,
+    RequestThreads,
+    is_object_url,
+    list_after,
+    list_dir,
+)
 from morpheus.storage.spill import SpillDir
 from morpheus.text import format_duration
 
@@ -235,19 +241,16 @@ class ObjectStream(msgspec.Struct):
     def _download(self, group: ObjectGroup, result: GroupResult) -> Iterator[None]:
         """Download objects, and yield about once a second. A server that is down is waited for."""
         missing, backoff = deque(group.paths), _FIRST_BACKOFF
-        with ThreadPoolExecutor(MAX_CONCURRENCY) as pool:
-            try:
-                while missing:
-                    jobs = {path: pool.submit(keep_object, path) for path in missing}
-                    yield from _wait_for(jobs.values())
-                    missing.clear()
-                    for path, job in jobs.items():
-                        self._take(path, job, group, result, missing)
-                    if missing:
-                        yield from self._pause(backoff)
-                        backoff = min(2 * backoff, _MAX_BACKOFF)
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        with RequestThreads(MAX_CONCURRENCY) as pool:
+            while missing:
+                jobs = {path: pool.submit(keep_object, path) for path in missing}
+                yield from _wait_for(jobs.values())
+                missing.clear()
+                for path, job in jobs.items():
+                    self._take(path, job, group, result, missing)
+                if missing:
+                    yield from self._pause(backoff)
+                    backoff = min(2 * backoff, _MAX_BACKOFF)
 
     def _take(
         self,
@@ -704,7 +707,7 @@ class BucketLister(msgspec.Struct):
         """List all branches, then wait; yield new objects as they are found."""
         is_later = False
         while True:
-            with ThreadPoolExecutor(MAX_CONCURRENCY) as pool:
+            with RequestThreads(MAX_CONCURRENCY) as pool:
                 if is_later and not self._is_checked:
                     job = pool.submit(self._try_to_check)
                     yield from _wait_for([job])
@@ -740,7 +743,7 @@ class BucketLister(msgspec.Struct):
     def close(self) -> None:
         """Do nothing: nothing stays open."""
 
-    def _list_branches(self, pool: ThreadPoolExecutor) -> Generator[ObjectGroup | None]:
+    def _list_branches(self, pool: RequestThreads) -> Generator[ObjectGroup | None]:
         """List every branch once, to its end."""
         yield from self._find_branches(pool)
         now = int(self.clock() * _SECOND)
@@ -766,7 +769,7 @@ class BucketLister(msgspec.Struct):
         if self._pending:
             yield ObjectGroup(self._chosen)
 
-    def _find_branches(self, pool: ThreadPoolExecutor) -> Iterator[None]:
+    def _find_branches(self, pool: RequestThreads) -> Iterator[None]:
         """Look for new branches from time to time."""
         # The clock may have been set back.
         if self._walked is not None and 0 <= self.clock() - self._walked < _WALK_SECONDS:
