@@ -515,6 +515,25 @@ def test_a_topic_that_was_made_anew_is_read_from_its_start(broker, topic, caplog
     assert f"{topic}/0 ends at offset 3, and was read up to 17" in caplog.text
 
 
+@pytest.mark.parametrize("strategy", ["cooperative-sticky", "range"])
+def test_a_topic_that_is_made_anew_while_it_is_read_is_read_from_its_start(
+    broker, topic, caplog, strategy
+):
+    send(broker, topic, [line(n) for n in range(5)])
+    send(broker, topic, [line(9)], partition=1)
+    strategy = f"partition.assignment.strategy={strategy}"
+    reading = Collector(make(broker, topic, until_end=False, kafka_option=(strategy,)))
+    steps = iter(reading)
+    assert any(len(each.names) == 6 for each in islice(steps, 10))
+    delete(broker, topic)
+    create(broker, topic)
+    send(broker, topic, [line(10), line(11)])
+    assert any(each.names[6:] == names(10, 11) for each in islice(steps, 20))
+    assert f"{topic}/0 ends at offset 2, and was read up to 5" in caplog.text
+    assert reading.offsets[f"{topic}/0"] == b"2"
+    reading.close()
+
+
 def test_several_topics_of_a_log_are_read_together(broker, topic):
     other = f"{topic}-2"
     create(broker, other)

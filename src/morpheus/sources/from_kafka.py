@@ -411,6 +411,7 @@ class KafkaConsumer:
         self._was_revoked: set[Place] = set()
         self._batch: list[Received] = []
         self._ended: dict[Place, int] = {}
+        self._deleted: set[Place] = set()
         self._partitions: dict[str, int] = {}
         self._begun: set[Place] = set()
         self._was_assigned = self._is_checked = self._is_down = self._is_closing = False
@@ -552,7 +553,9 @@ class KafkaConsumer:
             self.positions[received.place] = received.offset + 1
         for place, offset in self._ended.items():
             self._move_to_end(place, offset)
-        self._ended = {}
+        deleted, self._ended, self._deleted = self._deleted & self.assigned, {}, set()
+        for place in sorted(deleted):
+            self._skip_deleted(place)
         self._given = time.monotonic()
         return batch
 
@@ -825,7 +828,7 @@ class KafkaConsumer:
             else:
                 self._move_to_end(place, offset or 0)
         elif code == error._AUTO_OFFSET_RESET:  # noqa: SLF001 - the client's public name of the error
-            self._skip_deleted(place)
+            self._deleted.add(place)
         elif error.fatal() or code in {error._FATAL, *_access_codes(), *_gone_codes()}:  # noqa: SLF001 - the client's public name of the error
             raise self._explain(error, place.topic)
         else:
@@ -838,9 +841,15 @@ class KafkaConsumer:
 
         low, high = self._find_ends(TopicPartition(*place))
         self._was_revoked.discard(place)
-        start = self._find_start(place, -1, low, high)
-        self._client.seek(TopicPartition(*place, start))
-        self.positions[place] = start
+        self.positions[place] = self._find_start(place, -1, low, high)
+        # The client has stopped to read the partition, and can only begin again.
+        begin = [TopicPartition(*each, self.positions[each]) for each in sorted(self.assigned)]
+        if self._is_cooperative:
+            begin = [each for each in begin if Place(each.topic, each.partition) == place]
+            self._client.incremental_unassign(begin)
+            self._client.incremental_assign(begin)
+        else:
+            self._client.assign(begin)
 
     def _explain(self, error: KafkaError, topic: str = "") -> MorpheusError:
         """Return the error of the run for an error of the client."""
