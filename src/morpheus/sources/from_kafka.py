@@ -65,6 +65,7 @@ _SLICE = 0.1  # seconds in the client at a time: a signal is handled between two
 _FIRST_MESSAGES = 2_000  # at most in the first batch, so that rows come soon; later ones grow
 _TICK = 1.0  # seconds without messages after which an empty micro-batch is due
 _MAX_BATCH_BYTES = 1 << 26
+"""Size of a micro-batch, before and after decompression."""
 _MAX_MESSAGE_BYTES = 1 << 25
 """Size of a message after decompression. A line of the reader may have twice as much."""
 _MESSAGE = Path("message")  # names a message where the reader of files wants a path
@@ -413,7 +414,7 @@ class KafkaConsumer:
         self._ended: dict[Place, int] = {}
         self._deleted: set[Place] = set()
         self._partitions: dict[str, int] = {}
-        self._begun: set[Place] = set()
+        self._begun: dict[Place, int] = {}
         self._was_assigned = self._is_checked = self._is_down = self._is_closing = False
         self._on_wait = on_wait
         self._last_error: KafkaError | None = None
@@ -565,14 +566,14 @@ class KafkaConsumer:
             self.positions[place] = max(self.positions.get(place, 0), offset)
 
     def take_positions(self, batch: Iterable[Received]) -> dict[Place, int]:
-        """Return the position after a batch in each of its partitions.
+        """Return the position after some messages in each of their partitions.
 
         That of a partition whose messages were passed over is among them: a message that comes
         while no process runs must not be passed over, too.
         """
-        begun, self._begun = self._begun & self.assigned, set()
-        places = dict.fromkeys([*sorted(begun), *(received.place for received in batch)])
-        return {place: self.positions[place] for place in places}
+        begun, self._begun = self._begun, {}
+        begun = {place: offset for place, offset in begun.items() if place in self.assigned}
+        return begun | {received.place: received.offset + 1 for received in batch}
 
     def make_acknowledge(self, after: Mapping[Place, int]) -> Callable[[], None] | None:
         """Return what commits positions to the group; None for no position."""
@@ -737,7 +738,7 @@ class KafkaConsumer:
         is_added = place.partition >= self._partitions.get(place.topic, place.partition + 1)
         if policy == "earliest" or is_added:
             return low
-        self._begun.add(place)
+        self._begun[place] = high
         return high
 
     def _on_revoke(self, _client: object, partitions: list[TopicPartition]) -> None:
@@ -1079,6 +1080,10 @@ class _BatchStats(ReadStats):
         return text if found is None or received is None else f"{received}: {text[found.end() :]}"
 
 
+_Decoded = list[bytes] | UnreadableMessageError | None
+"""The lines of a message, why there are none, or None for a tombstone."""
+
+
 class _MessageReader(msgspec.Struct):
     """Reads messages with the reader of files.
 
@@ -1096,27 +1101,51 @@ class _MessageReader(msgspec.Struct):
     dead_letters: DeadLetters | None
     keeps_places: bool
 
-    def read(self, batch: Sequence[Received]) -> Sequence[Partition]:
-        """Return the events of some messages.
+    def read(
+        self, batch: Sequence[Received], *, whole: bool = False
+    ) -> Iterator[tuple[Sequence[Received], Sequence[Partition]]]:
+        """Yield the messages in parts, each with its events.
+
+        Args:
+            batch: The messages.
+            whole: Whether all messages are one part, however large they are after decompression.
 
         Raises:
             RecordError: A message cannot be read, and such messages are not skipped.
         """
+        part, size = list[tuple[Received, _Decoded]](), 0
+        for received in batch:
+            decoded = self._decode(received)
+            part.append((received, decoded))
+            size += sum(map(len, decoded)) if isinstance(decoded, list) else 0
+            if size > _MAX_BATCH_BYTES and not whole:
+                yield [each for each, _ in part], self._read_part(part)
+                part, size = [], 0
+        if part or not batch:
+            yield [each for each, _ in part], self._read_part(part)
+
+    def _decode(self, received: Received) -> _Decoded:
+        value = received.message.value()
+        if value is None:
+            return None
+        try:
+            return self.decoder.decode(value, received.message.headers() or ())  # type: ignore[arg-type]  # the client's type allows names of bytes
+        except UnreadableMessageError as error:
+            return error
+
+    def _read_part(self, part: Iterable[tuple[Received, _Decoded]]) -> Sequence[Partition]:
+        """Return the events of some messages."""
         lines: dict[Place, list[bytes]] = {}
         owners: dict[Place, list[Received]] = {}
         stats, tombstones = _BatchStats(), 0
-        for received in batch:
-            value = received.message.value()
-            if value is None:
+        for received, texts in part:
+            if texts is None:
                 tombstones += 1
-                continue
-            try:
-                texts = self.decoder.decode(value, received.message.headers() or ())  # type: ignore[arg-type]  # the client's type allows names of bytes
-            except UnreadableMessageError as error:
-                self._refuse(stats, received, str(error))
-                continue
-            lines.setdefault(received.place, []).extend(texts)
-            owners.setdefault(received.place, []).extend([received] * len(texts))
+            elif isinstance(texts, UnreadableMessageError):
+                self._refuse(stats, received, str(texts))
+            else:
+                lines.setdefault(received.place, []).extend(texts)
+                owners.setdefault(received.place, []).extend([received] * len(texts))
         if tombstones:
             stats.leave_out("tombstone", tombstones)
         partitions = self._read_lines(lines, owners, stats)
@@ -1132,7 +1161,9 @@ class _MessageReader(msgspec.Struct):
         """Yield messages of the journal. They were counted, and their dead letters sent, before."""
         total, self.metrics.input = self.metrics.input, ReadStats()
         try:
-            yield MicroBatch(structs.replace(self, dead_letters=None).read(batch), is_replay=True)
+            reader = structs.replace(self, dead_letters=None)
+            for _, partitions in reader.read(batch, whole=True):
+                yield MicroBatch(partitions, is_replay=True)
         finally:
             self.metrics.input = total
 
@@ -1495,17 +1526,17 @@ class FromKafka(Source):
                         yield MicroBatch(offsets=consumer.take_revoked())
                     if metrics.lateness is not None:
                         metrics.lateness.expect(consumer.take_unread())
-                    partitions = reader.read(batch) if batch else ()
-                    while dead_letters is not None and not dead_letters.is_done():
-                        yield MicroBatch()
-                    after = consumer.take_positions(batch)
-                    yield MicroBatch(
-                        partitions,
-                        {place.key: str(offset).encode() for place, offset in after.items()},
-                        consumer.make_acknowledge(after),
-                        consumer.take_restored(),
-                        encode_journal(batch) if batch and self._has_journal else None,
-                    )
+                    for part, partitions in reader.read(batch):
+                        while dead_letters is not None and not dead_letters.is_done():
+                            yield MicroBatch()
+                        after = consumer.take_positions(part)
+                        yield MicroBatch(
+                            partitions,
+                            {place.key: str(offset).encode() for place, offset in after.items()},
+                            consumer.make_acknowledge(after),
+                            consumer.take_restored(),
+                            encode_journal(part) if part and self._has_journal else None,
+                        )
         finally:
             consumer.close()
 
