@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from datetime import timedelta
 from itertools import count, cycle, islice
@@ -193,6 +193,20 @@ def test_a_message_is_a_record_a_list_an_envelope_or_lines_plain_or_compressed(b
     assert reading.metrics.input.read == reading.metrics.input.accepted == 30
 
 
+@pytest.mark.parametrize("end", ["commit_transaction", "abort_transaction"])
+def test_a_topic_that_ends_with_the_mark_of_a_transaction_is_read_to_its_end(broker, topic, end):
+    send(broker, topic, [line(1)])
+    producer = kafka.Producer({"bootstrap.servers": broker, "transactional.id": topic})
+    producer.init_transactions(10)
+    producer.begin_transaction()
+    producer.produce(topic, line(2), partition=0)
+    producer.flush(10)
+    getattr(producer, end)(10)
+    reading = Collector(make(broker, topic))
+    assert len(list(islice(reading, 20))) < 20, "it has no end"
+    assert reading.names == (names(1, 2) if end == "commit_transaction" else names(1))
+
+
 def test_a_message_without_value_is_counted_and_skipped(broker, topic):
     send(broker, topic, [line(1), None, line(2), None])
     reading = Collector(make(broker, topic)).finish()
@@ -370,6 +384,17 @@ def test_a_message_that_unpacks_to_too_much_is_refused_and_takes_no_memory():
         MessageDecoder(make_log_format()).decode(bomb, [])
 
 
+def test_a_warning_about_events_names_the_topic_and_no_user_is_missed_in_one_batch(
+    broker, topic, caplog
+):
+    send(broker, topic, [line(1, ""), NO_TIME])
+    stage = make(broker, topic, bad_record="skip", batch_messages=1)
+    Collector(replace(stage, options=replace(stage.options, userid_filter=("zoe",)))).finish()
+    assert f"topic `{topic}`: no event has a `userIdentityuserName`" in caplog.text
+    assert f"topic `{topic}`: the only record was rejected" in caplog.text
+    assert "zoe" not in caplog.text, "she may come later"
+
+
 def test_the_offsets_of_the_checkpoint_count_more_than_those_of_the_group(broker, topic):
     send(broker, topic, [line(n) for n in range(6)])
     first = Collector(make(broker, topic, group_id=topic)).finish()
@@ -435,6 +460,16 @@ def test_messages_that_came_while_a_batch_was_processed_do_not_wait_for_more(
     reading.close()
 
 
+def test_a_batch_is_cut_by_its_size_after_decompression(broker, topic, monkeypatch):
+    monkeypatch.setattr(from_kafka, "_MAX_BATCH_BYTES", 100_000)
+    blank = b" " * 60_000
+    send(broker, topic, [gzip.compress(line(n)[:-1] + blank + b"}") for n in range(10)])
+    reading = Collector(make(broker, topic))
+    sizes = [int(each.offsets.get(f"{topic}/0", b"0")) for each in reading]
+    assert reading.names == names(*range(10))
+    assert sizes[-5:] == [2, 4, 6, 8, 10]
+
+
 def test_a_batch_has_at_most_the_given_number_of_messages(broker, topic):
     send(broker, topic, [line(n) for n in range(10)])
     reading = Collector(make(broker, topic, batch_messages=4)).finish()
@@ -460,12 +495,50 @@ def test_auto_offset_reset_decides_where_a_new_group_begins(broker, topic):
         Collector(make(broker, topic, group_id="newer", auto_offset_reset="none")).finish()
 
 
+def test_no_message_that_comes_after_the_start_is_passed_over_with_latest(broker, topic):
+    latest = {"auto_offset_reset": "latest", "group_id": topic}
+    send(broker, topic, [line(1)])
+    first = Collector(make(broker, topic, **latest)).finish()
+    send(broker, topic, [line(2)])  # while no process runs
+    refresh = ("topic.metadata.refresh.interval.ms=500",)
+    stage = make(broker, topic, **latest, until_end=False, kafka_option=refresh)
+    for offsets in (first.offsets, {}):  # those of a state file, or only those of the group
+        reading = Collector(replace(stage, disable_commit=True), offsets)
+        assert any(each.names == names(2) for each in islice(reading, 5))
+        reading.close()
+    steps = iter(reading := Collector(stage, first.offsets))
+    list(islice(steps, 3))
+    grow(broker, topic, partitions=3)
+    send(broker, topic, [line(3)], partition=2)  # before the process knows the partition
+    assert any(each.names == names(2, 3) for each in islice(steps, 20))
+    reading.close()
+
+
 def test_a_topic_that_was_made_anew_is_read_from_its_start(broker, topic, caplog):
     send(broker, topic, [line(n) for n in range(3)])
     with caplog.at_level(logging.WARNING):
         reading = Collector(make(broker, topic), {f"{topic}/0": b"17"}).finish()
     assert reading.names == names(0, 1, 2)
     assert f"{topic}/0 ends at offset 3, and was read up to 17" in caplog.text
+
+
+@pytest.mark.parametrize("strategy", ["cooperative-sticky", "range"])
+def test_a_topic_that_is_made_anew_while_it_is_read_is_read_from_its_start(
+    broker, topic, caplog, strategy
+):
+    send(broker, topic, [line(n) for n in range(5)])
+    send(broker, topic, [line(9)], partition=1)
+    strategy = f"partition.assignment.strategy={strategy}"
+    reading = Collector(make(broker, topic, until_end=False, kafka_option=(strategy,)))
+    steps = iter(reading)
+    assert any(len(each.names) == 6 for each in islice(steps, 10))
+    delete(broker, topic)
+    create(broker, topic)
+    send(broker, topic, [line(10), line(11)])
+    assert any(each.names[6:] == names(10, 11) for each in islice(steps, 20))
+    assert f"{topic}/0 ends at offset 2, and was read up to 5" in caplog.text
+    assert reading.offsets[f"{topic}/0"] == b"2"
+    reading.close()
 
 
 def test_several_topics_of_a_log_are_read_together(broker, topic):
@@ -634,6 +707,8 @@ SETTINGS = {
     "MORPHEUS_KAFKA_SASL_PASSWORD",
     "ssl.key.password=s3cret": "MORPHEUS_KAFKA_SSL_KEY_PASSWORD",
     "novalue": "--kafka_option: `novalue` has no value",
+    "ssl.key.location=/etc/key.pem": "",
+    "sasl.oauthbearer.token.endpoint.url=https://idp": "",
     "no.such=1": 'the client rejects its settings: No such configuration property: "no.such"',
     "group.id=x": "the setting `group.id` is not free. Give --group_id",
     "enable.auto.commit=true": "the setting `enable.auto.commit` is not free. Leave it out",
@@ -645,7 +720,8 @@ def test_a_setting_of_the_client_is_passed_on_or_rejected_with_what_to_type(brok
     reason = SETTINGS[text]
     if not reason:
         source = make(broker, topic, kafka_option=(text,))
-        assert source.make_settings()["security.protocol"] == "SASL_PLAINTEXT"
+        name, _, value = text.partition("=")
+        assert source.make_settings()[name] == value
         return
     with pytest.raises(UsageError, match=reason) as error:
         Collector(make(broker, topic, kafka_option=(text,))).finish()
@@ -799,6 +875,45 @@ def test_a_changelog_gives_the_latest_states_and_their_offset_to_the_next_owner(
     assert offset == 9
     assert {key.user: data for key, data in found.items()} == {"ann": b"ann 5", "bob": b"bob 9"}
     assert two.write(group_of("ann", offset=12))
+
+
+def test_a_takeover_waits_for_brokers_that_do_not_answer(broker, topic):
+    states, port = f"{topic}-states", free_port()
+    make_changelog(broker, states).create(1)
+    one = make_changelog(broker, states)
+    one.open("trail/0", 0)
+    one.write(group_of("ann", offset=5))
+    with ExitStack() as stack:
+
+        def start_broker(seconds):
+            assert seconds > 0
+            if not waits:
+                stack.enter_context(forwarding(port, int(broker.partition(":")[2])))
+            waits.append(seconds)
+
+        waits = []
+        two = make_changelog(f"127.0.0.1:{port}", states)
+        assert two.open("trail/0", 0, start_broker)[1] == 5
+        assert waits
+
+    def interrupt(_seconds):
+        raise KeyboardInterrupt
+
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        make_changelog(f"127.0.0.1:{free_port()}", states).open("trail/0", 0, interrupt)
+    assert time.monotonic() - begun < 10
+
+
+def test_a_partition_that_the_changelog_does_not_have_is_an_error(broker, topic):
+    make_changelog(broker, f"{topic}-states").create(1)
+    with pytest.raises(
+        TransientError, match=f"`{topic}-states` cannot be read: there is no partition 1"
+    ):
+        make_changelog(broker, f"{topic}-states").open("trail/1", 1)
+    delete(broker, f"{topic}-states")
+    with pytest.raises(TransientError, match="cannot be read: Broker: Unknown topic"):
+        make_changelog(broker, f"{topic}-states").open("trail/0", 0)
 
 
 def erase(broker, topic, *words):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import boto3
 import pytest
 from moto.backends import get_backend
 
@@ -27,7 +28,7 @@ from morpheus.sources.ingest import FileIngest
 from morpheus.sources.time_range import TimeRange
 from morpheus.storage.object_store import delete_objects
 from services.buckets import serve_buckets
-from services.queues import ACCOUNT, Run, close, events
+from services.queues import ACCOUNT, REGION, Run, close, events
 
 NOW = datetime.now(UTC)
 TODAY, YESTERDAY = f"{NOW:%Y/%m/%d}", f"{NOW - timedelta(days=1):%Y/%m/%d}"
@@ -438,6 +439,53 @@ def test_an_object_that_cannot_be_read_ends_the_run_unless_it_is_skipped(
     assert run.numbers == []
     assert run.read(2, bad_record="skip") == [2]
     assert run.metrics.input.refused == 1
+
+
+def archive(key: str, content: bytes) -> None:
+    """Put an object into the bucket as the rule of a lifecycle does."""
+    boto3.client("s3", region_name=REGION).put_object(
+        Bucket="lake", Key=key, Body=content, StorageClass="GLACIER"
+    )
+
+
+def test_an_archived_object_ends_the_run_unless_it_is_skipped(lake: Lake, run: Run) -> None:
+    archive(key("a"), events(1))
+    lake.put(key("b"), events(2))
+    with pytest.raises(RecordError, match=r"a.json.gz: it is archived .*`--bad_record skip`"):
+        run.read(1)
+    assert run.read(1, bad_record="skip") == [2]
+    stats = run.metrics.input
+    assert (stats.read, stats.accepted, stats.refused) == (2, 1, 1)
+    assert "it is archived" in stats.refusals[0]
+
+
+class ReplacingLister(BucketLister):
+    """Objects are replaced after they were listed."""
+
+    def groups(self) -> Iterator[ObjectGroup | None]:
+        for group in super().groups():
+            for path in [] if group is None else group.paths:
+                boto3.client("s3", region_name=REGION).put_object(
+                    Bucket="lake", Key=path.key, Body=events(2)
+                )
+            yield group
+
+
+def test_an_object_that_is_replaced_after_it_was_listed_is_read_once(lake: Lake, run: Run) -> None:
+    lake.put(key("a"), events(1))
+    files = FileDiscovery("s3://lake/AWSLogs/")
+    options = PipelineOptions(userid_column_name="userIdentityuserName", unbounded=True)
+    feed = ReplacingLister(files, timedelta(hours=1), 0.1)
+    stream = ObjectStream(FileIngest(CLOUDTRAIL_FORMAT, files, options), feed, run.metrics)
+    batches = stream.micro_batches(None, {})
+    while not run.numbers:
+        run.take(next(batches))
+    lake.forget()
+    while len(lake.listings) < 4:  # two more listings
+        run.take(next(batches))
+    close(batches)
+    assert (run.numbers, run.metrics.input.files) == ([2], 1)
+    assert run.kinds == {"replaced object": 1}
 
 
 def test_a_watched_bucket_in_another_cloud_is_read(

@@ -6,7 +6,10 @@ import gzip
 import io
 import json
 import math
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -41,6 +44,7 @@ from morpheus.storage.object_store import (
     write_object,
 )
 from services.forwarder import forwarding, silent
+from services.listener import listening
 from services.noida import free_port
 
 REGIONS = ("eu-west-1", "us-east-1")
@@ -297,6 +301,32 @@ def test_rejected_credentials_are_reported(guarded: Lake) -> None:
         read_bytes(ObjectPath("lake", "a"))
 
 
+@pytest.mark.parametrize(
+    ("answer", "error", "text"),
+    [
+        ("403 AccessDenied", UsageError, r"the credentials need `kms:Decrypt` for its key"),
+        ("403 RequestTimeTooSkewed", UsageError, r"the clock of this machine differs too much"),
+        ("400 InvalidToken", UsageError, r"access denied \(InvalidToken\)"),
+        ("400 KMS.DisabledException", UsageError, r"encrypts it cannot be used \(KMS\.Disabled"),
+        ("400 InvalidRequest", RecordError, r"S3 refuses to give the object \(InvalidRequest: "),
+        ("403 InvalidObjectState", RecordError, r"it is archived \(InvalidObjectState\); restore"),
+        ("400 RequestTimeout", TransientError, r"S3 answered with an error"),
+        ("400 KMS.ThrottlingException", TransientError, r"S3 answered with an error"),
+        ("404 NoSuchKey", FileNotFoundError, r"no such object"),
+    ],
+)
+@pytest.mark.usefixtures("lake")
+def test_an_answer_in_place_of_an_object_says_what_to_do_whatever_the_key(
+    answer: str, error: type[Exception], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, code = answer.split()
+    about = f"<Code>{code}</Code><Message>It may not perform: kms:Decrypt on it</Message>"
+    with listening(default=(int(status), f"<Error>{about}</Error>".encode())) as listener:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", listener.url)
+        with pytest.raises(error, match=text):
+            read_object(ObjectPath("lake", "redirect/Unauthorized/PermissionDenied.json"))
+
+
 def test_public_bucket_needs_no_credentials(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     month(lake)
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
@@ -378,6 +408,42 @@ def test_requests_to_a_server_that_never_answers_take_about_a_minute() -> None:
     for silence in (object_store.READ_SECONDS, object_store.WRITE_SECONDS):
         # A request that fails later than this is not tried again.
         assert math.ceil(patience / silence) * silence <= 60
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [lambda path: list(list_recursive(path.parent)), head_object, read_object],
+    ids=["list", "look", "read"],
+)
+@pytest.mark.usefixtures("lake")
+def test_a_signal_interrupts_a_request_to_a_server_that_never_answers(
+    request_of: Callable[[ObjectPath], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(object_store, "READ_SECONDS", 5)  # until the thread ends
+    before = signal.signal(signal.SIGALRM, interrupt)
+    with silent() as port:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        begin = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            request_of(ObjectPath("lake", "logs/a.json"))
+        assert time.monotonic() - begin < 4
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_a_request_that_goes_on_does_not_hold_up_the_end_of_a_process() -> None:
+    program = """
+import time
+from morpheus.storage.object_store import RequestThreads
+with RequestThreads(2) as threads:
+    assert threads.map(abs, [-1, 2, -3]) == [1, 2, 3]
+    running = [threads.submit(time.sleep, 60) for _ in range(3)]
+assert running[2].cancelled()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
 
 
 def test_an_upload_over_a_slow_line_is_not_a_server_that_never_answers(

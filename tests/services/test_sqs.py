@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import boto3
 import pytest
@@ -244,6 +245,27 @@ def test_an_object_with_a_new_content_is_read_again(lake: Lake, run: Run) -> Non
     assert run.read(1) == [2]
 
 
+def test_an_object_that_is_replaced_before_it_is_read_is_counted(lake: Lake, run: Run) -> None:
+    lake.put(f"{DAY}/a.json.gz", events(1))
+    lake.put(f"{DAY}/a.json.gz", events(2))
+    lake.put(f"{DAY}/b.json.gz", events(3))
+    assert run.read(2, batch_timeout=60.0) == [2, 3]
+    assert run.kinds == {"replaced object": 1}
+
+
+def test_an_archived_object_is_put_into_quarantine_and_others_are_read(
+    lake: Lake, queue: LogQueue, run: Run
+) -> None:
+    s3 = boto3.client("s3", region_name=REGION, endpoint_url=lake.address)
+    name = f"{DAY}/a.json.gz"
+    s3.put_object(Bucket="lake", Key=name, Body=events(1), StorageClass="GLACIER")
+    lake.put(f"{DAY}/b.json.gz", events(2))
+    done = lambda: run.kinds == {"quarantined message": 1} and run.numbers == [2]  # noqa: E731 - the condition
+    run.read_until(done, sqs_max_receives=1, batch_timeout=0.5)
+    assert "it is archived" in Path(run.options["sqs_quarantine"]).read_text()
+    assert queue.messages == []
+
+
 def test_a_message_stays_until_it_is_acknowledged(lake: Lake, queue: LogQueue, run: Run) -> None:
     lake.put(f"{DAY}/a.json.gz", events(1))
     for micro_batch in run.start(max_files=1):
@@ -365,7 +387,10 @@ def test_a_key_that_cannot_be_requested_ends_no_run(
 ) -> None:
     queue.send({"s3Bucket": "lake", "s3ObjectKey": [key]})
     lake.put(f"{DAY}/good.json.gz", events(1))
-    done = lambda: run.kinds == {"quarantined message": 1} and run.numbers == [1]  # noqa: E731 - the condition
+    by_bucket = queue.messages[-1].body
+    assert "good" in by_bucket
+    queue.send(by_bucket.replace("good", quote(f"{key}.")))  # also tried without decoding it
+    done = lambda: run.kinds == {"quarantined message": 2} and run.numbers == [1]  # noqa: E731 - the condition
     run.read_until(done, sqs_max_receives=1, batch_timeout=0.5)
     assert "Copy the object to another key" in Path(run.options["sqs_quarantine"]).read_text()
     assert queue.messages == []

@@ -21,7 +21,7 @@ from morpheus.errors import TransientError, UsageError
 from morpheus.text import NOTICE, suggest
 
 if TYPE_CHECKING:
-    from confluent_kafka import KafkaException, Producer
+    from confluent_kafka import Consumer, KafkaException, Producer
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,9 @@ _OFFSET_KEY = b'"offset"'
 _MAX_UNSENT = 10_000
 """Maximum number of records that wait for the brokers."""
 _SECONDS = 5.0  # for one answer of a broker, so that the run is not held up for longer
-_RESTORE_SECONDS = 60.0  # without any record, until a restore fails
+_WAIT_SECONDS = 1.0  # in the client at a time: a signal is handled between two calls
+_PAUSE_SECONDS = 0.1
+_RESTORE_SECONDS = 60.0  # without any record, until a command that is not a run gives up
 _MAX_STATE_BYTES = 1 << 26
 
 
@@ -177,17 +179,25 @@ class KafkaChangelog:
                 f"input has {wanted}. Give a topic with as many, or one that does not exist."
             )
 
-    def open(self, place: str, partition: int) -> tuple[dict[StateKey, bytes], int | None]:
+    def open(
+        self, place: str, partition: int, on_wait: Callable[[float], None] | None = None
+    ) -> tuple[dict[StateKey, bytes], int | None]:
         """Take over a partition: end the transactions of its last owner, and read its states.
+
+        Args:
+            place: Name of the partition of the source.
+            partition: Its number, which is that of the partition of the topic.
+            on_wait: Called about once a second while no broker answers, with the seconds since the
+                last answer. As long as it returns, the brokers are waited for. None for a minute.
 
         Returns:
             The states, and the offset of the input that belongs to them; None for an empty topic.
 
         Raises:
             UsageError: The states are of another pipeline, or the input has got more partitions.
-            TransientError: No broker answers.
+            TransientError: The brokers deny transactions, or the topic is gone.
         """
-        from confluent_kafka import KafkaException, Producer  # noqa: PLC0415 - an extra
+        from confluent_kafka import Producer  # noqa: PLC0415 - an extra
 
         self._check_partitions(partition + 1)
         settings = {
@@ -198,12 +208,11 @@ class KafkaChangelog:
             "linger.ms": 50,
         }
         producer = Producer(settings, logger=self._log)
-        try:
-            producer.init_transactions(_RESTORE_SECONDS)
-        except KafkaException as error:
-            raise self._unavailable(error) from error
+        begun, on_wait = time.monotonic(), on_wait or self._limit_wait
+        while not self._begin_transactions(producer):
+            on_wait(time.monotonic() - begun)
         self._producers[place] = (producer, partition)
-        states, position = self._restore(partition)
+        states, position = self._restore(partition, on_wait)
         if position is None:
             return states, None
         if position.config != self._config:
@@ -212,6 +221,19 @@ class KafkaChangelog:
                 f"{position.config}, not {self._config}. Use the same options, or another topic."
             )
         return states, position.offset
+
+    def _begin_transactions(self, producer: Producer) -> bool:
+        """End the transactions of the last owner; return whether the brokers have done it."""
+        from confluent_kafka import KafkaException  # noqa: PLC0415 - an extra
+
+        try:
+            producer.init_transactions(_WAIT_SECONDS)
+        except KafkaException as error:
+            if not error.args[0].retriable():
+                raise self._unavailable(error) from error
+            time.sleep(_PAUSE_SECONDS)
+            return False
+        return True
 
     def find_states(self) -> list[StoredState]:
         """Return the states in the topic, whatever pipeline wrote them.
@@ -241,13 +263,21 @@ class KafkaChangelog:
             return [
                 StoredState(partition, key)
                 for partition in sorted(topics[self.topic].partitions)
-                for key in self._restore(partition)[0]
+                for key in self._restore(partition, self._limit_wait)[0]
             ]
         except (msgspec.MsgspecError, TypeError, ValueError) as error:
             raise UsageError(
                 f"--changelog_topic: `{self.topic}` has other records than states of users. Give "
                 "the topic that `from-kafka --changelog_topic` names."
             ) from error
+
+    def _limit_wait(self, seconds: float) -> None:
+        """End a command that waits for too long."""
+        if seconds > _RESTORE_SECONDS:
+            raise TransientError(
+                f"--changelog_topic: no broker gives the states of `{self.topic}`. Run the "
+                "command again when they answer."
+            )
 
     def erase(self, states: Sequence[StoredState]) -> None:
         """Write that states are gone. No process may use the topic: it would write them again.
@@ -349,8 +379,10 @@ class KafkaChangelog:
                 raise ChangedOwnerError from other
         return False
 
-    def _restore(self, partition: int) -> tuple[dict[StateKey, bytes], _Position | None]:
-        """Read the latest record of each key."""
+    def _restore(
+        self, partition: int, on_wait: Callable[[float], None]
+    ) -> tuple[dict[StateKey, bytes], _Position | None]:
+        """Read the latest record of each key; call `on_wait` while no record comes."""
         from confluent_kafka import Consumer, TopicPartition  # noqa: PLC0415 - an extra
 
         settings = {
@@ -367,28 +399,48 @@ class KafkaChangelog:
         try:
             consumer.assign([TopicPartition(self.topic, partition, 0)])
             while True:
-                messages = consumer.consume(1000, 1.0)
-                heard = time.monotonic() if messages else heard
+                messages = consumer.consume(1000, _WAIT_SECONDS)
                 for message in messages:
                     error, data = message.error(), message.value()
                     if error is not None and error.code() == error._PARTITION_EOF:  # noqa: SLF001 - the client's public name of the error
                         return states, position
-                    if error is None and message.key() == _OFFSET_KEY:
+                    if error is not None:
+                        continue
+                    heard = time.monotonic()
+                    if message.key() == _OFFSET_KEY:
                         position = msgspec.json.decode(data or b"", type=_Position)
-                    elif error is None:
+                    else:
                         _apply(states, msgspec.json.decode(message.key() or b""), data)
-                if time.monotonic() - heard > _RESTORE_SECONDS:
-                    raise TransientError(
-                        f"--changelog_topic: no broker gives the states of `{self.topic}`. Start "
-                        "the run again when they answer."
-                    )
+                if time.monotonic() - heard >= _WAIT_SECONDS:
+                    self._check_exists(consumer, partition)
+                    on_wait(time.monotonic() - heard)
         finally:
             consumer.close()
+
+    def _check_exists(self, consumer: Consumer, partition: int) -> None:
+        """Reject a partition that is gone, or to which access is denied."""
+        from confluent_kafka import KafkaException  # noqa: PLC0415 - an extra
+
+        try:
+            found = consumer.list_topics(self.topic, timeout=_WAIT_SECONDS).topics[self.topic]
+        except KafkaException:
+            return  # no broker answers
+        reason = found.error
+        if reason is None and partition in found.partitions:
+            return
+        if reason is not None and reason.code() == reason.LEADER_NOT_AVAILABLE:
+            return  # it is being created
+        text = f"there is no partition {partition}" if reason is None else reason.str().rstrip(".")
+        raise TransientError(
+            f"--changelog_topic: `{self.topic}` cannot be read: {text}. Check the topic and that "
+            "`Read` on it is allowed, and start the run again."
+        )
 
     def _unavailable(self, error: Exception) -> TransientError:
         return TransientError(
             f"--changelog_topic: the brokers cannot begin a transaction on `{self.topic}`: "
-            f"{error.args[0].str().rstrip('.')}. Start the run again when they answer."
+            f"{error.args[0].str().rstrip('.')}. Allow `Write` on the topic and on its "
+            "transactional ids, and start the run again."
         )
 
 

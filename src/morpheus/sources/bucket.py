@@ -10,7 +10,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from copy import deepcopy
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
@@ -36,7 +36,13 @@ from morpheus.sources.ingest import FileIngest, IngestRun
 from morpheus.sources.partitioning import LocalPartitionStore, UserPartition
 from morpheus.sources.spill_sort import SpilledDataset
 from morpheus.sources.time_range import find_date_format, parse_interval
-from morpheus.storage.object_store import ObjectPath, is_object_url, list_after, list_dir
+from morpheus.storage.object_store import (
+    ObjectPath,
+    RequestThreads,
+    is_object_url,
+    list_after,
+    list_dir,
+)
 from morpheus.storage.spill import SpillDir
 from morpheus.text import format_duration
 
@@ -235,19 +241,16 @@ class ObjectStream(msgspec.Struct):
     def _download(self, group: ObjectGroup, result: GroupResult) -> Iterator[None]:
         """Download objects, and yield about once a second. A server that is down is waited for."""
         missing, backoff = deque(group.paths), _FIRST_BACKOFF
-        with ThreadPoolExecutor(MAX_CONCURRENCY) as pool:
-            try:
-                while missing:
-                    jobs = {path: pool.submit(keep_object, path) for path in missing}
-                    yield from _wait_for(jobs.values())
-                    missing.clear()
-                    for path, job in jobs.items():
-                        self._take(path, job, group, result, missing)
-                    if missing:
-                        yield from self._pause(backoff)
-                        backoff = min(2 * backoff, _MAX_BACKOFF)
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        with RequestThreads(MAX_CONCURRENCY) as pool:
+            while missing:
+                jobs = {path: pool.submit(keep_object, path) for path in missing}
+                yield from _wait_for(jobs.values())
+                missing.clear()
+                for path, job in jobs.items():
+                    self._take(path, job, group, result, missing)
+                if missing:
+                    yield from self._pause(backoff)
+                    backoff = min(2 * backoff, _MAX_BACKOFF)
 
     def _take(
         self,
@@ -261,29 +264,49 @@ class ObjectStream(msgspec.Struct):
 
         Raises:
             UsageError: The bucket does not exist, or access is denied.
+            RecordError: See `_refuse`.
         """
         stats, other = self.metrics.input, group.other_keys.get(path.key)
         try:
             found = job.result()
         except (FileNotFoundError, RecordError) as error:
+            is_refused = isinstance(error, RecordError)
             if other is not None and path.with_key(other) not in group.paths:
                 missing.append(path.with_key(other))
-                return
-            if isinstance(error, RecordError):
+                # The reason counts if there is no object of the other key.
+                result.unreadable |= {path.with_key(other): str(error)} if is_refused else {}
+            elif isinstance(error, RecordError):
                 result.unreadable[path] = str(error)
-                return
-            result.deleted.add(path)
-            leave_out(stats, "deleted object")
-            logger.warning("%s: it was deleted before it was read.", path)
+                self._refuse(error)
+            elif path not in result.unreadable:
+                result.deleted.add(path)
+                leave_out(stats, "deleted object")
+                logger.warning("%s: it was deleted before it was read.", path)
         except TransientError as error:
             missing.append(path)
             if len(missing) == 1:
                 logger.warning("%s It is tried again until it succeeds.", error)
         else:
+            result.unreadable.pop(path, None)
+            leave_out(stats, "replaced object", int(path.etag not in {"", found.etag}))
             if self.feed.is_known(found) or found in result.read.values():
                 leave_out(stats, "repeated object")
             else:
                 result.read[path] = found
+
+    def _refuse(self, error: RecordError) -> None:
+        """Account for an object that the server does not give.
+
+        Raises:
+            RecordError: The feed would not come back to it, and such objects are not skipped.
+        """
+        if self.feed.keeps_unreadable:
+            return
+        if not self.ingest.skip_bad_records:
+            hint = "use `--bad_record skip` to skip and count such objects"
+            raise RecordError(f"{error.reason}; {hint}", file=error.file, records=None)
+        self.metrics.input.read += 1
+        self.metrics.input.refuse(str(error))
 
     def _pause(self, seconds: float) -> Iterator[None]:
         while seconds > 0:
@@ -684,7 +707,7 @@ class BucketLister(msgspec.Struct):
         """List all branches, then wait; yield new objects as they are found."""
         is_later = False
         while True:
-            with ThreadPoolExecutor(MAX_CONCURRENCY) as pool:
+            with RequestThreads(MAX_CONCURRENCY) as pool:
                 if is_later and not self._is_checked:
                     job = pool.submit(self._try_to_check)
                     yield from _wait_for([job])
@@ -702,13 +725,15 @@ class BucketLister(msgspec.Struct):
         """Return False: objects are compared when they are listed."""
         return False
 
-    def finish(self, result: GroupResult) -> MicroBatch:  # noqa: ARG002 - all are read, or gone
+    def finish(self, result: GroupResult) -> MicroBatch:
         """Save how far the branches are listed."""
         steps, self._pending = self._pending, []
         changed = dict[str, Branch]()
         for step in steps:
             branch = step.branch
-            branch.remember([*step.chosen, *step.others])
+            # An object may have been replaced since it was listed.
+            read = [result.read[path] for path in step.chosen if path in result.read]
+            branch.remember([*step.chosen, *step.others, *read])
             was_saved = bool(branch.state.progress)
             branch.save_progress(step.key, is_last=step.is_last)
             if step.chosen or step.others or was_saved or not step.is_last or branch.should_save:
@@ -718,7 +743,7 @@ class BucketLister(msgspec.Struct):
     def close(self) -> None:
         """Do nothing: nothing stays open."""
 
-    def _list_branches(self, pool: ThreadPoolExecutor) -> Generator[ObjectGroup | None]:
+    def _list_branches(self, pool: RequestThreads) -> Generator[ObjectGroup | None]:
         """List every branch once, to its end."""
         yield from self._find_branches(pool)
         now = int(self.clock() * _SECOND)
@@ -744,7 +769,7 @@ class BucketLister(msgspec.Struct):
         if self._pending:
             yield ObjectGroup(self._chosen)
 
-    def _find_branches(self, pool: ThreadPoolExecutor) -> Iterator[None]:
+    def _find_branches(self, pool: RequestThreads) -> Iterator[None]:
         """Look for new branches from time to time."""
         # The clock may have been set back.
         if self._walked is not None and 0 <= self.clock() - self._walked < _WALK_SECONDS:

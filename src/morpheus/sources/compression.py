@@ -14,7 +14,7 @@ import struct
 import zlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import partial
 from hashlib import blake2b
@@ -31,6 +31,7 @@ from isal import igzip, igzip_lib
 from morpheus.errors import RecordError, UsageError
 from morpheus.storage.object_store import (
     ObjectPath,
+    RequestThreads,
     download_object,
     read_object,
     stream_object,
@@ -628,14 +629,14 @@ class Prefetcher:
         self._read = partial(read_bytes, limits=limits, allow_large=allow_large)
         self._pending = deque(p for p in paths if isinstance(p, ObjectPath) and not is_large(p))
         self._futures: dict[LogPath, Future[bytes]] = {}
-        self._pool = ThreadPoolExecutor(MAX_CONCURRENCY) if self._pending else None
+        self._pool = RequestThreads(MAX_CONCURRENCY) if self._pending else None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *about: object) -> None:
         if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool.close()
 
     def read(self, path: LogPath) -> bytes:
         """Read a whole file; see `read_bytes`, also for the errors."""
@@ -645,7 +646,7 @@ class Prefetcher:
         future = self._futures.pop(path, None)
         return self._read(path) if future is None else future.result()
 
-    def _submit_ahead(self, pool: ThreadPoolExecutor) -> None:
+    def _submit_ahead(self, pool: RequestThreads) -> None:
         size = sum(path.size for path in self._futures if isinstance(path, ObjectPath))
         while self._pending and len(self._futures) < 2 * MAX_CONCURRENCY and size < PREFETCH_BYTES:
             path = self._pending.popleft()

@@ -12,7 +12,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from functools import partial
@@ -39,6 +38,7 @@ from morpheus.sources.time_range import TimeRange, begins_date, parse_interval
 from morpheus.storage.object_store import (
     PAGE_SIZE,
     ObjectPath,
+    RequestThreads,
     head_object,
     is_object_url,
     list_after,
@@ -116,7 +116,7 @@ class ObjectGlob(msgspec.Struct, frozen=True):
             return GlobResult([exact])
         result, root = GlobResult(), self.get_root_node()
         level, base_depth = [root], self._base_depth(root.folder)
-        with ThreadPoolExecutor(_MAX_CONCURRENCY) as pool:
+        with RequestThreads(_MAX_CONCURRENCY) as pool:
             while level:
                 next_level: list[GlobNode] = []
                 for children, objects in pool.map(partial(self._expand_node, base_depth), level):
@@ -162,7 +162,7 @@ class ObjectGlob(msgspec.Struct, frozen=True):
             TransientError: The object store does not respond.
         """
         branches, level = dict[ObjectPath, bool](), [self.get_root_node()]
-        with ThreadPoolExecutor(_MAX_CONCURRENCY) as pool:
+        with RequestThreads(_MAX_CONCURRENCY) as pool:
             for _ in range(_MAX_LEVELS):
                 next_level: list[GlobNode] = []
                 for node, found in zip(level, pool.map(self._find_folders, level), strict=True):

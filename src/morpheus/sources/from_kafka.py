@@ -65,6 +65,7 @@ _SLICE = 0.1  # seconds in the client at a time: a signal is handled between two
 _FIRST_MESSAGES = 2_000  # at most in the first batch, so that rows come soon; later ones grow
 _TICK = 1.0  # seconds without messages after which an empty micro-batch is due
 _MAX_BATCH_BYTES = 1 << 26
+"""Size of a micro-batch, before and after decompression."""
 _MAX_MESSAGE_BYTES = 1 << 25
 """Size of a message after decompression. A line of the reader may have twice as much."""
 _MESSAGE = Path("message")  # names a message where the reader of files wants a path
@@ -79,7 +80,10 @@ _OWN_SETTINGS = {
     "enable.partition.eof": "",
 }
 """Settings of the client that options of the source decide, or the source itself."""
-_SECRET = re.compile(r"password|secret|\.key|key\.pem|token|oauthbearer\.config|sasl\.jaas")
+_SECRET = re.compile(
+    r"^(?!.*\.(?:location|url|keytab|file)$)"  # where a secret is, is none
+    r".*(?:password|secret|\.key|key\.pem|token|oauthbearer\.config|sasl\.jaas)"
+)
 
 
 def settings_from_env(environment: Mapping[str, str]) -> dict[str, str]:
@@ -407,6 +411,10 @@ class KafkaConsumer:
         self._unread: set[Place] = set()
         self._was_revoked: set[Place] = set()
         self._batch: list[Received] = []
+        self._ended: dict[Place, int] = {}
+        self._deleted: set[Place] = set()
+        self._partitions: dict[str, int] = {}
+        self._begun: dict[Place, int] = {}
         self._was_assigned = self._is_checked = self._is_down = self._is_closing = False
         self._on_wait = on_wait
         self._last_error: KafkaError | None = None
@@ -440,8 +448,8 @@ class KafkaConsumer:
         deadline = time.monotonic() + seconds
         while True:
             try:
-                found = self._client.list_topics(timeout=_TICK).topics
-                self._reject_topics(found)
+                found = self._find_topics()
+                self._partitions = {each: len(found[each].partitions) for each in self.topics}
                 if self.changelog is not None:
                     self.changelog.create(len(found[self.topics[0]].partitions))
             except KafkaException as error:
@@ -479,16 +487,23 @@ class KafkaConsumer:
             extra=NOTICE,
         )
 
-    def _reject_topics(self, found: Mapping[str, Any]) -> None:
-        """Reject topics that do not exist, or may not be read."""
-        for topic in [*self.topics, *list_values(self.source.dead_letter_topic)]:
-            if topic not in found:
+    def _find_topics(self) -> dict[str, Any]:
+        """Return what the brokers know of the topics; reject those that cannot be read.
+
+        Each is asked for by name: a list of all has none to which access is denied.
+        """
+        names = [*self.topics, *list_values(self.source.dead_letter_topic)]
+        found = {each: self._client.list_topics(each, timeout=_TICK).topics[each] for each in names}
+        for topic, about in found.items():
+            if about.error is not None and about.error.code() in _gone_codes():
                 option = "--input_topic" if topic in self.topics else "--dead_letter_topic"
-                hint = suggest(topic, found) or " Create it, or correct the name."
+                known = self._client.list_topics(timeout=_REQUEST_TIMEOUT).topics
+                hint = suggest(topic, known) or " Create it, or correct the name."
                 where = self.source.bootstrap_servers
                 raise UsageError(f"{option}: there is no topic `{topic}` at `{where}`.{hint}")
-            if found[topic].error is not None:
-                raise _topic_error(found[topic].error, topic)
+            if about.error is not None:
+                raise _topic_error(about.error, topic)
+        return found
 
     def subscribe(self) -> None:
         """Join the group."""
@@ -537,19 +552,31 @@ class KafkaConsumer:
         batch, self._batch = self._batch, []
         for received in batch:
             self.positions[received.place] = received.offset + 1
+        for place, offset in self._ended.items():
+            self._move_to_end(place, offset)
+        deleted, self._ended, self._deleted = self._deleted & self.assigned, {}, set()
+        for place in sorted(deleted):
+            self._skip_deleted(place)
         self._given = time.monotonic()
         return batch
 
-    def make_offsets(self, batch: Iterable[Received]) -> dict[str, bytes]:
-        """Return what a checkpoint keeps after a batch."""
-        return {
-            place.key: str(self.positions[place]).encode()
-            for place in dict.fromkeys(received.place for received in batch)
-        }
+    def _move_to_end(self, place: Place, offset: int) -> None:
+        """Go on after the marks of transactions behind the last message: they are not passed on."""
+        if place in self.assigned:
+            self.positions[place] = max(self.positions.get(place, 0), offset)
 
-    def make_acknowledge(self, batch: Iterable[Received]) -> Callable[[], None] | None:
-        """Return what commits the offsets after a batch to the group; None for no messages."""
-        after = {received.place: received.offset + 1 for received in batch}
+    def take_positions(self, batch: Iterable[Received]) -> dict[Place, int]:
+        """Return the position after some messages in each of their partitions.
+
+        That of a partition whose messages were passed over is among them: a message that comes
+        while no process runs must not be passed over, too.
+        """
+        begun, self._begun = self._begun, {}
+        begun = {place: offset for place, offset in begun.items() if place in self.assigned}
+        return begun | {received.place: received.offset + 1 for received in batch}
+
+    def make_acknowledge(self, after: Mapping[Place, int]) -> Callable[[], None] | None:
+        """Return what commits positions to the group; None for no position."""
         if not after:
             return None
         self._unsafe += 1
@@ -621,7 +648,8 @@ class KafkaConsumer:
 
     def _take_over(self, place: Place, changelog: KafkaChangelog) -> None:
         """Read the states of a partition's users, and go on where these were saved."""
-        states, offset = changelog.open(place.key, place.partition)
+        states, offset = changelog.open(place.key, place.partition, self._wait_for_states)
+        self._is_down = self._note_recovery()
         self._restored |= states
         self.positions.pop(place, None)
         if offset is not None:
@@ -629,6 +657,21 @@ class KafkaConsumer:
             self._was_revoked.discard(place)
         number = len({key.user for key in states})
         logger.info("from-kafka: took over %s of %s.", format_count(number, "user"), place.key)
+
+    def _wait_for_states(self, seconds: float) -> None:
+        """Go on waiting for brokers that have given no states for some seconds.
+
+        Raises:
+            TransientError: They have not answered for too long, and the run is one that ends.
+        """
+        from confluent_kafka import KafkaError  # noqa: PLC0415 - an extra
+
+        if seconds > _START_TIMEOUT:
+            reason = KafkaError(KafkaError._TIMED_OUT)  # noqa: SLF001 - the client's public name of the error
+            if self.source.until_end:
+                raise self._unavailable(reason)
+            self._note_outage(reason)
+        self._on_wait()
 
     def take_unread(self) -> list[str]:
         """Return the partitions with messages that this process got since the last call."""
@@ -664,14 +707,7 @@ class KafkaConsumer:
         if start is None or (place in self._was_revoked and committed > start):
             start = committed if committed >= 0 else None
         if start is None:
-            policy = self.source.auto_offset_reset.lower()
-            if policy == "none":
-                raise UsageError(
-                    f"--auto_offset_reset=none: neither the state nor the group "
-                    f"`{self.source.group_id}` has an offset of {place.key}. Give "
-                    "`--auto_offset_reset=earliest` or `latest`."
-                )
-            return low if policy == "earliest" else high
+            return self._begin(place, low, high)
         if start < low:
             logger.warning(
                 "from-kafka: %s of %s were deleted before they were read. Keep messages longer.",
@@ -686,6 +722,24 @@ class KafkaConsumer:
             )
             return low
         return start
+
+    def _begin(self, place: Place, low: int, high: int) -> int:
+        """Return the offset from which to read a partition that was not read before.
+
+        One that was added while the process runs has no message that came before its start.
+        """
+        policy = self.source.auto_offset_reset.lower()
+        if policy == "none":
+            raise UsageError(
+                f"--auto_offset_reset=none: neither the state nor the group "
+                f"`{self.source.group_id}` has an offset of {place.key}. Give "
+                "`--auto_offset_reset=earliest` or `latest`."
+            )
+        is_added = place.partition >= self._partitions.get(place.topic, place.partition + 1)
+        if policy == "earliest" or is_added:
+            return low
+        self._begun[place] = high
+        return high
 
     def _on_revoke(self, _client: object, partitions: list[TopicPartition]) -> None:
         """Drop what was not passed on of partitions that others get. Called by the client."""
@@ -770,11 +824,12 @@ class KafkaConsumer:
         """
         code = error.code()
         if code == error._PARTITION_EOF:  # noqa: SLF001 - the client's public name of the error
-            # The last messages can be marks of transactions, which are not passed on.
-            if place in self.assigned and not any(m.place == place for m in self._batch):
-                self.positions[place] = max(self.positions.get(place, 0), offset or 0)
+            if any(received.place == place for received in self._batch):
+                self._ended[place] = offset or 0
+            else:
+                self._move_to_end(place, offset or 0)
         elif code == error._AUTO_OFFSET_RESET:  # noqa: SLF001 - the client's public name of the error
-            self._skip_deleted(place)
+            self._deleted.add(place)
         elif error.fatal() or code in {error._FATAL, *_access_codes(), *_gone_codes()}:  # noqa: SLF001 - the client's public name of the error
             raise self._explain(error, place.topic)
         else:
@@ -787,9 +842,15 @@ class KafkaConsumer:
 
         low, high = self._find_ends(TopicPartition(*place))
         self._was_revoked.discard(place)
-        start = self._find_start(place, -1, low, high)
-        self._client.seek(TopicPartition(*place, start))
-        self.positions[place] = start
+        self.positions[place] = self._find_start(place, -1, low, high)
+        # The client has stopped to read the partition, and can only begin again.
+        begin = [TopicPartition(*each, self.positions[each]) for each in sorted(self.assigned)]
+        if self._is_cooperative:
+            begin = [each for each in begin if Place(each.topic, each.partition) == place]
+            self._client.incremental_unassign(begin)
+            self._client.incremental_assign(begin)
+        else:
+            self._client.assign(begin)
 
     def _explain(self, error: KafkaError, topic: str = "") -> MorpheusError:
         """Return the error of the run for an error of the client."""
@@ -1019,6 +1080,10 @@ class _BatchStats(ReadStats):
         return text if found is None or received is None else f"{received}: {text[found.end() :]}"
 
 
+_Decoded = list[bytes] | UnreadableMessageError | None
+"""The lines of a message, why there are none, or None for a tombstone."""
+
+
 class _MessageReader(msgspec.Struct):
     """Reads messages with the reader of files.
 
@@ -1036,27 +1101,51 @@ class _MessageReader(msgspec.Struct):
     dead_letters: DeadLetters | None
     keeps_places: bool
 
-    def read(self, batch: Sequence[Received]) -> Sequence[Partition]:
-        """Return the events of some messages.
+    def read(
+        self, batch: Sequence[Received], *, whole: bool = False
+    ) -> Iterator[tuple[Sequence[Received], Sequence[Partition]]]:
+        """Yield the messages in parts, each with its events.
+
+        Args:
+            batch: The messages.
+            whole: Whether all messages are one part, however large they are after decompression.
 
         Raises:
             RecordError: A message cannot be read, and such messages are not skipped.
         """
+        part, size = list[tuple[Received, _Decoded]](), 0
+        for received in batch:
+            decoded = self._decode(received)
+            part.append((received, decoded))
+            size += sum(map(len, decoded)) if isinstance(decoded, list) else 0
+            if size > _MAX_BATCH_BYTES and not whole:
+                yield [each for each, _ in part], self._read_part(part)
+                part, size = [], 0
+        if part or not batch:
+            yield [each for each, _ in part], self._read_part(part)
+
+    def _decode(self, received: Received) -> _Decoded:
+        value = received.message.value()
+        if value is None:
+            return None
+        try:
+            return self.decoder.decode(value, received.message.headers() or ())  # type: ignore[arg-type]  # the client's type allows names of bytes
+        except UnreadableMessageError as error:
+            return error
+
+    def _read_part(self, part: Iterable[tuple[Received, _Decoded]]) -> Sequence[Partition]:
+        """Return the events of some messages."""
         lines: dict[Place, list[bytes]] = {}
         owners: dict[Place, list[Received]] = {}
         stats, tombstones = _BatchStats(), 0
-        for received in batch:
-            value = received.message.value()
-            if value is None:
+        for received, texts in part:
+            if texts is None:
                 tombstones += 1
-                continue
-            try:
-                texts = self.decoder.decode(value, received.message.headers() or ())  # type: ignore[arg-type]  # the client's type allows names of bytes
-            except UnreadableMessageError as error:
-                self._refuse(stats, received, str(error))
-                continue
-            lines.setdefault(received.place, []).extend(texts)
-            owners.setdefault(received.place, []).extend([received] * len(texts))
+            elif isinstance(texts, UnreadableMessageError):
+                self._refuse(stats, received, str(texts))
+            else:
+                lines.setdefault(received.place, []).extend(texts)
+                owners.setdefault(received.place, []).extend([received] * len(texts))
         if tombstones:
             stats.leave_out("tombstone", tombstones)
         partitions = self._read_lines(lines, owners, stats)
@@ -1072,7 +1161,9 @@ class _MessageReader(msgspec.Struct):
         """Yield messages of the journal. They were counted, and their dead letters sent, before."""
         total, self.metrics.input = self.metrics.input, ReadStats()
         try:
-            yield MicroBatch(structs.replace(self, dead_letters=None).read(batch), is_replay=True)
+            reader = structs.replace(self, dead_letters=None)
+            for _, partitions in reader.read(batch, whole=True):
+                yield MicroBatch(partitions, is_replay=True)
         finally:
             self.metrics.input = total
 
@@ -1435,16 +1526,17 @@ class FromKafka(Source):
                         yield MicroBatch(offsets=consumer.take_revoked())
                     if metrics.lateness is not None:
                         metrics.lateness.expect(consumer.take_unread())
-                    partitions = reader.read(batch) if batch else ()
-                    while dead_letters is not None and not dead_letters.is_done():
-                        yield MicroBatch()
-                    yield MicroBatch(
-                        partitions,
-                        consumer.make_offsets(batch),
-                        consumer.make_acknowledge(batch),
-                        consumer.take_restored(),
-                        encode_journal(batch) if batch and self._has_journal else None,
-                    )
+                    for part, partitions in reader.read(batch):
+                        while dead_letters is not None and not dead_letters.is_done():
+                            yield MicroBatch()
+                        after = consumer.take_positions(part)
+                        yield MicroBatch(
+                            partitions,
+                            {place.key: str(offset).encode() for place, offset in after.items()},
+                            consumer.make_acknowledge(after),
+                            consumer.take_restored(),
+                            encode_journal(part) if part and self._has_journal else None,
+                        )
         finally:
             consumer.close()
 
@@ -1593,7 +1685,10 @@ class FromKafka(Source):
         log = structs.replace(
             log, paths=(*log.paths, *columns), context_columns=(*log.context_columns, *columns)
         )
-        return replace(ingest, log_format=log)
+        # Micro-batches are read from files without a name that a message could use.
+        names = tuple(f"topic `{topic}`" for topic in list_values(self.input_topic))
+        files = structs.replace(ingest.files, pattern=names, option="--input_topic")
+        return replace(ingest, log_format=log, files=files)
 
     def _make_decoder(self) -> MessageDecoder:
         log = self._files.get_log_format()

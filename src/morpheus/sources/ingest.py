@@ -676,7 +676,8 @@ class IngestRun(Generic[DatasetT, PartitionT]):
             and read_task.user not in events.user_stats.non_null_columns
         ):
             self._check_user_column(read_task)
-        _warn_unknown_users(read_task, events.user_stats, stats)
+        if stats is self.metrics.training or not self._is_unbounded:
+            _warn_unknown_users(read_task, events.user_stats, stats)
         logger.debug(
             "%s loading complete. Total rows: %d. Timespan: %s",
             read_task.log_format.name,

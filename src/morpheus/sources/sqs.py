@@ -711,14 +711,14 @@ class SqsFeed:
                 self._take(self._isolated.popleft())
             else:
                 yield from self._gather()
-            paths = {path: path for work in self._work for path in work.paths}
+            announced = [path for work in self._work for path in work.paths]
+            paths = {path: path for path in announced}
             other_keys = [work.notice.other_keys for work in self._work]
             every = {key: other for each in other_keys for key, other in each.items()}
-            leave_out(
-                self._metrics.input,
-                "repeated object",
-                sum(len(work.paths) for work in self._work) - len(paths),
-            )
+            replaced = sum(path.etag not in {"", paths[path].etag} for path in announced)
+            leave_out(self._metrics.input, "replaced object", replaced)
+            repeated = len(announced) - len(paths) - replaced
+            leave_out(self._metrics.input, "repeated object", repeated)
             yield ObjectGroup(list(paths.values()), every)
 
     def _gather(self) -> Iterator[None]:

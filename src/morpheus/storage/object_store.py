@@ -6,15 +6,19 @@ need it.
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Any, Self, cast
+from queue import Empty, SimpleQueue
+from threading import Thread, current_thread, main_thread
+from typing import IO, TYPE_CHECKING, Any, Self, TypeVar, cast
 from urllib.parse import unquote
 
 import msgspec
@@ -25,6 +29,10 @@ if TYPE_CHECKING:
     from obstore.store import AzureStore, GCSStore, S3Store
 
     ObjectClient = AzureStore | GCSStore | S3Store
+
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 
 
 class Provider(msgspec.Struct, frozen=True):
@@ -309,10 +317,20 @@ _DENIED_CODES = {
     "AuthorizationPermissionMismatch",
     "ExpiredToken",
     "InvalidAccessKeyId",
+    "InvalidToken",
     "NoAuthenticationInformation",
     "PublicAccessNotPermitted",
     "SignatureDoesNotMatch",
+    "TokenRefreshRequired",
 }
+_DENIED_PATTERN = re.compile(
+    r"status code: 40[13]\b|^(?:PermissionDenied|Unauthenticated) ", re.MULTILINE
+)
+_ARCHIVED_CODES = {"BlobArchived", "InvalidObjectState"}
+_REFUSED_PATTERN = re.compile(r"status code: 4(?!01|03|04|08|09|29)\d\d\b")
+"""Answers to a request for an object that another attempt does not change."""
+_PASSING_CODES = re.compile(r"Throttl|RequestTimeout|SlowDown|LimitExceeded")
+"""Answers of this kind that pass."""
 _NO_BUCKET_CODES = {"ContainerNotFound", "NoSuchBucket"}
 _NO_OBJECT_CODES = {"BlobNotFound", "NoSuchKey"}
 _OTHER_REGION_CODES = {
@@ -339,7 +357,8 @@ def translate_errors(path: ObjectPath, permission: str) -> Iterator[None]:
         NotSupportedError: The server does not support the request.
         UsageError: The extra is not installed, the bucket does not exist, access is denied, or a
             key is of a kind that cannot be requested.
-        RecordError: The key of the object to read is of such a kind.
+        RecordError: The key of the object to read is of such a kind, or the server refuses to give
+            the object.
         TransientError: The object store does not answer.
     """
     try:
@@ -379,12 +398,20 @@ _KEY_HINT = (
 
 def _to_morpheus_error(text: str, path: ObjectPath, permission: str) -> MorpheusError | None:
     """Translate a message of obstore; None if the object does not exist."""
-    code = next(iter(re.findall(r"<Code>(\w+)</Code>", text)), "")
-    if reason := _find_user_error(text, code, path, permission):
+    code = next(iter(re.findall(r"<Code>([\w.]+)</Code>", text)), "")
+    message = next(iter(re.findall(r"<Message>([^<]*)</Message>", text)), "")
+    if permission == READ and code in _ARCHIVED_CODES:
+        return RecordError(f"it is archived ({code}); restore it", file=path, records=None)
+    if reason := _find_user_error(text, code, message, path, permission):
         return UsageError(f"{path}: {reason}")
     if code in _NO_OBJECT_CODES or "status code: 404" in text:
         return None
     provider = path.provider
+    is_refused = permission == READ and code and not _PASSING_CODES.search(code)
+    if is_refused and _REFUSED_PATTERN.search(text):
+        about = f"{code}: {message.rstrip('.')}" if message else code
+        reason = f"{provider.name} refuses to give the object ({about})"
+        return RecordError(reason, file=path, records=None)
     if "HTTP error" in text:
         server = next(iter(re.findall(r"https?://[^/\s?]+", text)), "the server")
         failed = "does not answer" if "kind: Timeout" in text else "cannot be reached"
@@ -395,14 +422,14 @@ def _to_morpheus_error(text: str, path: ObjectPath, permission: str) -> Morpheus
     )
 
 
-def _find_user_error(text: str, code: str, path: ObjectPath, permission: str) -> str:
-    """Return what the user must change; empty if it is nothing."""
+def _find_user_error(text: str, code: str, message: str, path: ObjectPath, permission: str) -> str:
+    """Return what the user must change; empty if it is nothing.
+
+    The text contains the key, so that no word of it is looked for alone.
+    """
     provider = path.provider
-    needed = provider.permissions[permission]
     show_region = f"`aws s3api get-bucket-location --bucket {path.bucket}` shows it."
-    denied = code in _DENIED_CODES or re.search(
-        r"status code: 40[13]|PermissionDenied|Unauth", text
-    )
+    denied = code in _DENIED_CODES or _DENIED_PATTERN.search(text)
     invalid = text.partition(_INVALID_LISTED_KEY)[2].partition("\n")[0]
     reasons: list[tuple[object, str]] = [
         (
@@ -419,16 +446,37 @@ def _find_user_error(text: str, code: str, path: ObjectPath, permission: str) ->
             f"the storage account is not known. {provider.access_hint}",
         ),
         (
-            denied,
-            f"access denied ({code or 'status 403'}): the credentials need `{needed}`. "
-            + provider.credentials_hint,
+            denied or (code.startswith("KMS.") and not _PASSING_CODES.search(code)),
+            _describe_denial(code, message, provider, provider.permissions[permission]),
         ),
         (
-            path.scheme == "s3" and (code in _OTHER_REGION_CODES or "redirect" in text),
+            path.scheme == "s3" and (code in _OTHER_REGION_CODES or "Received redirect" in text),
             f"the bucket is in another region. Set AWS_REGION to that region; {show_region}",
         ),
     ]
     return next((reason for applies, reason in reasons if applies), "")
+
+
+def _describe_denial(code: str, message: str, provider: Provider, needed: str) -> str:
+    """Return what to do about a request that was denied.
+
+    Args:
+        code: Code of the answer; empty for none.
+        message: Message of the answer.
+        provider: The object store.
+        needed: Permission that the request needs.
+    """
+    key_use = re.search(r"kms:\w+", message)
+    if code == "RequestTimeTooSkewed":
+        return "the clock of this machine differs too much from that of the server. Set the clock."
+    if code.startswith("KMS."):
+        return f"the key that encrypts it cannot be used ({code}: {message.rstrip('.')})."
+    if key_use is not None:
+        return f"access denied ({code}): the credentials need `{key_use[0]}` for its key."
+    return (
+        f"access denied ({code or 'status 403'}): the credentials need `{needed}`. "
+        + provider.credentials_hint
+    )
 
 
 RETRY_CONFIG = {"max_retries": 3, "retry_timeout": timedelta(seconds=45)}
@@ -529,6 +577,88 @@ def _load_profile(env: Mapping[str, str]) -> dict[str, Any]:
     return options
 
 
+_RunningRequest = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...]]
+_RUNNING: set[Future[Any]] = set()
+_LEAVE_SECONDS = 1.0
+"""Seconds that requests in threads have at the end of the process."""
+
+
+class RequestThreads:
+    """Runs requests at the same time, in threads that do not hold up the end of the process.
+
+    A request to a server that says nothing takes up to a minute, and cannot be interrupted.
+
+    Args:
+        number: Maximum number of requests at the same time.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._jobs = SimpleQueue[_RunningRequest | None]()
+        self._number, self._started = number, 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        self.close()
+
+    def submit(self, call: Callable[..., ResultT], *arguments: Any) -> Future[ResultT]:  # noqa: ANN401 - those of any call
+        """Run a call in a thread, as soon as one is free."""
+        future = Future[ResultT]()
+        self._jobs.put((future, call, arguments))
+        if self._started < self._number:
+            self._started += 1
+            Thread(target=_run_requests, args=(self._jobs,), daemon=True).start()
+        return future
+
+    def map(self, call: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> list[ResultT]:
+        """Run a call for each item, and return the results in order."""
+        return [future.result() for future in [self.submit(call, item) for item in items]]
+
+    def close(self) -> None:
+        """Forget the calls that have not begun. The others are not waited for."""
+        with suppress(Empty):
+            while (job := self._jobs.get_nowait()) is not None:
+                job[0].cancel()
+        for _ in range(self._started):
+            self._jobs.put(None)
+
+
+def _run_requests(jobs: SimpleQueue[_RunningRequest | None]) -> None:
+    while (job := jobs.get()) is not None:
+        future, call, arguments = job
+        if not future.set_running_or_notify_cancel():
+            continue
+        _RUNNING.add(future)
+        try:
+            future.set_result(call(*arguments))
+        except BaseException as error:  # noqa: BLE001 - who waits for the result gets it
+            future.set_exception(error)
+        _RUNNING.discard(future)
+        del job, future, call, arguments  # what they hold is needed no more
+
+
+@atexit.register
+def _wait_for_requests() -> None:
+    """Let requests end that are about to: a thread that is stopped in one may crash."""
+    wait(list(_RUNNING), _LEAVE_SECONDS)
+
+
+def _request(call: Callable[..., ResultT], *arguments: Any) -> ResultT:  # noqa: ANN401 - those of any call
+    """Run a request that reads. The main thread waits for it so that a signal is handled."""
+    if current_thread() is not main_thread():
+        return call(*arguments)
+    with RequestThreads(1) as threads:
+        return threads.submit(call, *arguments).result()
+
+
+def _iterate(items: Iterable[ItemT]) -> Iterator[ItemT]:
+    """Iterate over what comes in several requests."""
+    iterator = iter(items)
+    while (item := _request(next, iterator, None)) is not None:
+        yield item
+
+
 def list_recursive(folder: ObjectPath) -> Iterator[ObjectPath]:
     """List all objects below a folder, at any depth.
 
@@ -539,7 +669,8 @@ def list_recursive(folder: ObjectPath) -> Iterator[ObjectPath]:
     with translate_errors(folder, LIST):
         import obstore  # noqa: PLC0415 - an extra
 
-        for page in obstore.list(get_object_store(folder), folder.key.rstrip("/") or None):
+        pages = obstore.list(get_object_store(folder), folder.key.rstrip("/") or None)
+        for page in _iterate(pages):
             yield from (_from_listing(folder, entry) for entry in page)
 
 
@@ -556,8 +687,9 @@ def list_dir(folder: ObjectPath) -> tuple[list[ObjectPath], list[ObjectPath]]:
     with translate_errors(folder, LIST):
         import obstore  # noqa: PLC0415 - an extra
 
-        page = obstore.list_with_delimiter(get_object_store(folder), folder.key.rstrip("/") or None)
-    folders = [folder.with_key(prefix) for prefix in page["common_prefixes"]]
+        prefix = folder.key.rstrip("/") or None
+        page: Any = _request(obstore.list_with_delimiter, get_object_store(folder), prefix)
+    folders = [folder.with_key(each) for each in page["common_prefixes"]]
     return folders, [_from_listing(folder, entry) for entry in page["objects"]]
 
 
@@ -584,7 +716,8 @@ def list_after(folder: ObjectPath, start: str = "") -> Iterator[list[ObjectPath]
 
         prefix = folder.key.rstrip("/") or None
         store = get_object_store(folder)
-        for page in obstore.list(store, prefix, offset=start or None, chunk_size=PAGE_SIZE):
+        pages = obstore.list(store, prefix, offset=start or None, chunk_size=PAGE_SIZE)
+        for page in _iterate(pages):
             yield [_from_listing(folder, entry) for entry in page]
 
 
@@ -599,7 +732,7 @@ def head_object(path: ObjectPath) -> ObjectPath | None:
         with translate_errors(path, READ):
             import obstore  # noqa: PLC0415 - an extra
 
-            return _from_listing(path, obstore.head(get_object_store(path), path.key))
+            return _from_listing(path, _request(obstore.head, get_object_store(path), path.key))
     except FileNotFoundError:
         return None
 
@@ -620,7 +753,8 @@ def read_object_range(path: ObjectPath, start: int, size: int) -> bytes:
     with translate_errors(path, READ):
         import obstore  # noqa: PLC0415 - an extra
 
-        return bytes(obstore.get_range(get_object_store(path), path.key, start=start, length=size))
+        get_range = partial(obstore.get_range, start=start, length=size)
+        return bytes(_request(get_range, get_object_store(path), path.key))
 
 
 _VERSION_FIELDS = {"gs": "version"}
@@ -636,9 +770,9 @@ def get_with_etag(path: ObjectPath) -> tuple[bytes, str | None]:
     with translate_errors(path, READ):
         import obstore  # noqa: PLC0415 - an extra
 
-        response = obstore.get(get_object_store(path), path.key)
+        response = _request(obstore.get, get_object_store(path), path.key)
         field_name = _VERSION_FIELDS.get(path.scheme, "e_tag")
-        return bytes(response.bytes()), cast("str | None", response.meta.get(field_name))
+        return bytes(_request(response.bytes)), cast("str | None", response.meta.get(field_name))
 
 
 def stream_object(path: ObjectPath, size: int) -> Iterator[bytes]:
@@ -646,7 +780,8 @@ def stream_object(path: ObjectPath, size: int) -> Iterator[bytes]:
     with translate_errors(path, READ):
         import obstore  # noqa: PLC0415 - an extra
 
-        for block in obstore.get(get_object_store(path), path.key).stream(min_chunk_size=size):
+        response = _request(obstore.get, get_object_store(path), path.key)
+        for block in _iterate(response.stream(min_chunk_size=size)):
             yield bytes(block)
 
 
@@ -659,8 +794,8 @@ def download_object(path: ObjectPath, file: IO[bytes], size: int) -> ObjectPath:
     with translate_errors(path, READ):
         import obstore  # noqa: PLC0415 - an extra
 
-        response = obstore.get(get_object_store(path), path.key)
-        blocks = iter(response.stream(min_chunk_size=size))
+        response = _request(obstore.get, get_object_store(path), path.key)
+        blocks = _iterate(response.stream(min_chunk_size=size))
     while True:
         with translate_errors(path, READ):
             block = next(blocks, None)
@@ -740,6 +875,7 @@ __all__ = [
     "PAGE_SIZE",
     "STDOUT",
     "ObjectPath",
+    "RequestThreads",
     "delete_objects",
     "download_object",
     "get_with_etag",
