@@ -514,7 +514,10 @@ class NearestNormal(msgspec.Struct, frozen=True):
         latest = slice(max(end - MAX_NORMAL_EVENTS, 0), end)
         own, codes = self.rows.codes[self.rows.inverse[event]], self.codes[latest]
         agree = (codes == own) & (own != UNKNOWN)  # Two new values are not the same value.
-        order = np.lexsort((np.arange(len(codes)), agree @ self._column_weights))[::-1]
+        # All weights are finite. The product sets the flag on some processors all the same.
+        with np.errstate(invalid="ignore"):
+            similarity = agree @ self._column_weights
+        order = np.lexsort((np.arange(len(codes)), similarity))[::-1]
         return tuple(
             self._make_nearest(float(self.seconds[latest][i]), codes[i], agree[i], column_anomaly)
             for i in islice(_iter_unique(codes, order), MAX_NEAREST)
