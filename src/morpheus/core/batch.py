@@ -590,7 +590,7 @@ _MAX_ITEMS = 1024
 """Number of items from which their columns take more memory than their rows, if these are few."""
 
 
-class Gathered(msgspec.Struct, Generic[ItemT]):
+class RowBuffer(msgspec.Struct, Generic[ItemT]):
     """Rows that wait until there are enough of them.
 
     It keeps their number: adding it up again for each item would take longer with each.
@@ -599,11 +599,11 @@ class Gathered(msgspec.Struct, Generic[ItemT]):
         items: What has the rows, such as tables.
         rows: Number of rows of all items.
 
-    >>> gathered = Gathered()
-    >>> gathered.add("two rows", 2)
-    >>> gathered.has(2), gathered.has(3)
+    >>> buffer = RowBuffer()
+    >>> buffer.add("two rows", 2)
+    >>> buffer.has(2), buffer.has(3)
     (True, False)
-    >>> gathered.take(), gathered.rows
+    >>> buffer.take(), buffer.rows
     (['two rows'], 0)
     """
 

@@ -26,7 +26,7 @@ import zstandard
 from isal import isal_zlib
 
 from morpheus.columns import ROW
-from morpheus.core.batch import Gathered, Table
+from morpheus.core.batch import RowBuffer, Table
 from morpheus.storage.atomic import TempFolder
 
 FORMAT_BY_EXTENSION = {
@@ -108,7 +108,7 @@ class TextWriter:
         self._write_rows, self._encode_header = write_rows, encode_header
         self._header_written = False
         self._empty = empty
-        self._buffer = Gathered[Table]()
+        self._buffer = RowBuffer[Table]()
 
     def write(self, table: Table) -> None:
         """Write rows, after the header the first time. Small batches are joined, for speed."""
@@ -523,7 +523,7 @@ class ParquetWriter:
         self._path = path
         self._spill_dir = TempFolder(path.parent)
         self._schema: dict[str, pl.DataType] | None = None
-        self._buffer = Gathered[pl.DataFrame]()
+        self._buffer = RowBuffer[pl.DataFrame]()
         self._spilled_files: list[Path] = []
 
     def write(self, table: Table) -> None:

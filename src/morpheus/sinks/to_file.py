@@ -19,7 +19,7 @@ import polars as pl
 from polars.exceptions import PolarsError
 
 from morpheus.columns import ROW, TS_ANOMALY
-from morpheus.core.batch import EncodedChunk, Gathered, OutputRows, Table
+from morpheus.core.batch import EncodedChunk, RowBuffer, OutputRows, Table
 from morpheus.core.stage import Outputs, Sink, StageContext, Transform, option
 from morpheus.errors import UsageError
 from morpheus.sinks.formats import (
@@ -226,11 +226,11 @@ class EncodeRows(Transform):
     temp_dir: Path
     include_index: bool = True
 
-    def open(self, context: StageContext) -> Gathered[OutputRows]:  # noqa: ARG002 - starts empty
+    def open(self, context: StageContext) -> RowBuffer[OutputRows]:  # noqa: ARG002 - starts empty
         """Start without batches."""
-        return Gathered()
+        return RowBuffer()
 
-    def process(self, batch: OutputRows, state: Gathered[OutputRows]) -> Iterator[OutputRows]:
+    def process(self, batch: OutputRows, state: RowBuffer[OutputRows]) -> Iterator[OutputRows]:
         """Join small batches, which is faster to format."""
         if batch.table.schema_key != self.schema:
             yield from self.flush(state)
@@ -240,7 +240,7 @@ class EncodeRows(Transform):
         if state.has(ENCODE_CHUNK_ROWS):
             yield from self.flush(state)
 
-    def flush(self, state: Gathered[OutputRows]) -> Iterator[OutputRows]:
+    def flush(self, state: RowBuffer[OutputRows]) -> Iterator[OutputRows]:
         """Format the batches that wait."""
         yield from self._encode(state.take())
 

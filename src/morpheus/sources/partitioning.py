@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from morpheus.columns import INDEX, LATE, POPULATION_USER, TIME
-from morpheus.core.batch import Events, Gathered, Partition, ReadStats, RunMetrics
+from morpheus.core.batch import Events, RowBuffer, Partition, ReadStats, RunMetrics
 from morpheus.runtime.pool import WorkerPool
 from morpheus.sources.compression import LogPath
 from morpheus.sources.group_by_user import (
@@ -305,7 +305,7 @@ class StratifiedSampler(msgspec.Struct, frozen=True):
 
     def merge(self, samples: Iterable[pl.DataFrame]) -> pl.DataFrame:
         """Merge samples of different events into a sample of all of them."""
-        merged, pending = pl.DataFrame(schema=_SAMPLE_SCHEMA), Gathered[pl.DataFrame]()
+        merged, pending = pl.DataFrame(schema=_SAMPLE_SCHEMA), RowBuffer[pl.DataFrame]()
         for sample in samples:
             # Merge once the pending events double the sample: merging each table would be slow.
             pending.add(sample, sample.height)
