@@ -19,7 +19,7 @@ import polars as pl
 from polars.exceptions import PolarsError
 
 from morpheus.columns import ROW, TS_ANOMALY
-from morpheus.core.batch import EncodedChunk, RowBuffer, OutputRows, Table
+from morpheus.core.batch import EncodedChunk, OutputRows, RowBuffer, Table
 from morpheus.core.stage import Outputs, Sink, StageContext, Transform, option
 from morpheus.errors import UsageError
 from morpheus.sinks.formats import (

@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from morpheus.columns import INDEX, LATE, POPULATION_USER, TIME
-from morpheus.core.batch import Events, RowBuffer, Partition, ReadStats, RunMetrics
+from morpheus.core.batch import Events, Partition, ReadStats, RowBuffer, RunMetrics
 from morpheus.runtime.pool import WorkerPool
 from morpheus.sources.compression import LogPath
 from morpheus.sources.group_by_user import (
