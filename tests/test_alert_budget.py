@@ -21,6 +21,7 @@ from morpheus.models.calibration import UserDays, compute_severity
 from morpheus.models.explanation import ReasonWriter
 from morpheus.pipeline import Pipeline
 from morpheus.report.incidents import incident_id
+from morpheus.runtime.chain import Segment
 from morpheus.sources.base import Source
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
@@ -291,6 +292,17 @@ def test_what_came_next_is_above_the_threshold_and_is_an_alert_of_a_larger_budge
     assert next_pvalue > 1.0 / 12, "six alerts are wanted among 72 user-days"
     _, more = run(columns, store, 12 * next_pvalue * 1.001)
     assert len(user_days(more)) > len(user_days(rows))
+
+
+def test_users_without_a_candidate_do_not_wait_for_the_last_one():
+    usual = [make_candidates([1], [0.9], f"user{number}") for number in range(300)]
+    chain = Segment.from_stages([BudgetFilter(0.1)]).open()
+    gone = [out for batch in usual for out in chain.push(batch)]
+    rest = chain.flush()
+    assert len(gone) > 150
+    assert all(not out.table.height for out in gone)
+    assert sum(out.filtered for out in [*gone, *rest]) == 300
+    assert rest[-1].budget_report.days == 300
 
 
 def test_no_budget_gives_no_alert(columns, store):  # noqa: F811 - the fixture

@@ -6,6 +6,8 @@ import os
 import re
 import resource
 import sys
+import weakref
+from contextlib import ExitStack
 from datetime import timedelta
 
 import numpy as np
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 from morpheus.columns import INDEX, ROW, SCORE, TIME, TS_ANOMALY
 from morpheus.core.batch import EqualRows, Table
 from morpheus.errors import TransientError, UsageError
+from morpheus.runtime.chain import Segment
 from morpheus.sinks.formats import (
     CommonCells,
     GzipWriter,
@@ -262,6 +265,24 @@ def test_each_column_whose_values_are_not_written_is_named_once(tmp_path, caplog
     write(tmp_path / "out.csv", make_events([0], a=["x"]), *later, *later)
     named = [re.findall("`([a-z])`", each) for each in caplog.messages]
     assert named == [["b"], ["c"]]
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.csv.gz", "out.jsonl", "out.parquet"])
+def test_the_tables_of_many_small_users_do_not_wait_for_the_end(tmp_path, name):
+    tables, alive = [], []
+
+    def make_batches():
+        for number in range(2500):
+            batch = make_output_rows(table(1), user=f"user{number}")
+            tables.append(weakref.ref(batch.table))
+            yield batch
+
+    with ExitStack() as resources:
+        chain = Segment.from_stages([ToFile(str(tmp_path / name))]).open(resources=resources)
+        for number, _ in enumerate(chain.run(make_batches())):
+            if number % 500 == 0:
+                alive.append(sum(each() is not None for each in tables))
+    assert max(alive) < 1500
 
 
 def test_missing_folders_are_created(tmp_path):
