@@ -172,6 +172,10 @@ IDENTITY_SCALE = ScoreScale(0.0, 1.0)
 """Leaves scores unchanged, for users without a model."""
 
 
+_MAX_FRAMES = 500
+"""Number of frames that wait to be joined."""
+
+
 class TopEvents(msgspec.Struct):
     """The events with the highest levels, in bounded memory.
 
@@ -224,6 +228,9 @@ class TopEvents(msgspec.Struct):
         # Pruning sorts. Waiting for twice the maximum keeps its cost linear in the events added.
         if self._num_rows > 2 * self.max_events:
             self._prune()
+        elif len(self._frames) > _MAX_FRAMES:
+            # Of users with few events each, columns take more memory than rows.
+            self._frames = [pl.concat(self._frames, how="diagonal_relaxed", rechunk=True)]
 
     def to_frame(self) -> pl.DataFrame:
         """Return the events with `INTERNAL_COLUMNS`, by user and time."""
