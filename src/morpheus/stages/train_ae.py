@@ -138,6 +138,8 @@ class ModelProvider(msgspec.Struct, dict=True):
         next_look: Time of the next look at the store, by the monotonic clock.
         newer: The version that has been opened since the start; None for the first one.
         wait: See `StageContext`.
+        shared: The global model, with the store that it was loaded from: users without a
+            fingerprint share it.
     """
 
     stage: TrainAe
@@ -147,6 +149,7 @@ class ModelProvider(msgspec.Struct, dict=True):
     next_look: float = 0.0
     newer: ModelVersion | None = None
     wait: Callable[[float], None] = time.sleep
+    shared: tuple[ModelVersion, ModelLookup] | None = None
 
     @property
     def store(self) -> ModelVersion:
@@ -275,11 +278,18 @@ class ModelProvider(msgspec.Struct, dict=True):
 
     def _load(self, user: str) -> ModelLookup:
         store = self.store
+        is_own = user in store.cards
+        if not is_own and self.shared is not None and self.shared[0] is store:
+            return self.shared[1]
         known = len(store.replaced)
         fingerprint = store.load(user)
         if fingerprint is None:
             return ModelLookup(reason=NO_FINGERPRINT)
-        return ModelLookup.from_fingerprint(fingerprint, next(iter(store.replaced[known:]), None))
+        replaced = next(iter(store.replaced[known:]), None)
+        found = ModelLookup.from_fingerprint(fingerprint, replaced)
+        if not is_own:
+            self.shared = (store, found)
+        return found
 
     def _load_patiently(self, user: str) -> ModelLookup:
         """Load a fingerprint. An endless run waits while the store cannot be read.
