@@ -31,6 +31,8 @@ _USER_STATS_SCHEMA: dict[str, Any] = {
     "last": pl.Datetime("us", "UTC"),
     NUM_EVENTS: pl.Int64,
 }
+_MAX_CHUNKS = 256
+"""Number of parts of a frame above which another one takes long to add."""
 _MAX_UNMERGED_ROWS = 1 << 18
 """Rows of user statistics above which the rows of one user are merged."""
 FIRST_PARTITION_DIVISOR = 16
@@ -99,6 +101,8 @@ class UserStats(msgspec.Struct):
         self.shared_records += other.shared_records
         if self.users.height > _MAX_UNMERGED_ROWS:
             self.users = self.merge_users().rechunk()
+        elif self.users.n_chunks() > _MAX_CHUNKS:
+            self.users = self.users.rechunk()
 
     def merge_users(self) -> pl.DataFrame:
         """Return `users` with one row per user."""

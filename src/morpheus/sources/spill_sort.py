@@ -236,6 +236,10 @@ class MemoryBudget(msgspec.Struct, frozen=True):
     serial_threshold_bytes: int = 100_000_000
 
 
+_SMALL_ROWS, _MAX_SMALL = 1 << 12, 1 << 10
+"""Rows below which a frame counts as small, and number of small frames that wait to be joined."""
+
+
 class SpillBuffer(msgspec.Struct):
     """Collects the events of one run or micro-batch.
 
@@ -250,6 +254,7 @@ class SpillBuffer(msgspec.Struct):
         frames_in_memory: Events in memory.
         spilled_tables: Events on disk.
         num_cells: Size of the events in memory, in cells that share no text.
+        num_small: Number of frames in memory with few rows.
     """
 
     user: str
@@ -259,12 +264,16 @@ class SpillBuffer(msgspec.Struct):
     frames_in_memory: list[pl.DataFrame] = msgspec.field(default_factory=list)
     spilled_tables: list[SpilledTable] = msgspec.field(default_factory=list)
     num_cells: int = 0
+    num_small: int = 0
 
     def add(self, frame: pl.DataFrame) -> None:
         """Add events: `INDEX_FILE`, text columns and `TIME`, in any order."""
         self.user_stats.add(UserStats.from_frame(frame, self.user))
         frame = drop_null_columns(frame, self.user)
         self.frames_in_memory.append(frame)
+        self.num_small += frame.height < _SMALL_ROWS
+        if self.num_small > _MAX_SMALL:
+            self._join_small()
         self.num_cells += int(frame.estimated_size()) // _BYTES_PER_CELL
         if self.num_cells > (
             self.memory_budget.spill_table_cells
@@ -299,13 +308,15 @@ class SpillBuffer(msgspec.Struct):
         dataset = SpilledDataset(
             self.user, self.user_stats, names, self.frames_in_memory, self.spilled_tables
         )
-        self.user_stats, self.frames_in_memory, self.spilled_tables, self.num_cells = (
-            UserStats.empty(),
-            [],
-            [],
-            0,
-        )
+        self.user_stats, self.frames_in_memory, self.spilled_tables = UserStats.empty(), [], []
+        self.num_cells = self.num_small = 0
         return dataset
+
+    def _join_small(self) -> None:
+        """Join frames with few rows: of tens of thousands, columns take more memory than rows."""
+        small = [frame for frame in self.frames_in_memory if frame.height < _SMALL_ROWS]
+        others = [frame for frame in self.frames_in_memory if frame.height >= _SMALL_ROWS]
+        self.frames_in_memory, self.num_small = [*others, concat_frames(small)], 0
 
     def _spill(self) -> None:
         slices = [
@@ -317,7 +328,7 @@ class SpillBuffer(msgspec.Struct):
         self.spilled_tables += spill_to_disk(
             self.spill_dir.folder, coalesce_frames(slices, self.memory_budget.spill_table_cells)
         )
-        self.frames_in_memory, self.num_cells = [], 0
+        self.frames_in_memory, self.num_cells, self.num_small = [], 0, 0
 
 
 class SpilledDataset(msgspec.Struct):

@@ -138,8 +138,8 @@ class ModelProvider(msgspec.Struct, dict=True):
         next_look: Time of the next look at the store, by the monotonic clock.
         newer: The version that has been opened since the start; None for the first one.
         wait: See `StageContext`.
-        shared: The global model, with the store that it was loaded from: users without a
-            fingerprint share it.
+        shared: The global model, with the `loaded` of its store: users without a fingerprint share
+            it.
     """
 
     stage: TrainAe
@@ -149,7 +149,7 @@ class ModelProvider(msgspec.Struct, dict=True):
     next_look: float = 0.0
     newer: ModelVersion | None = None
     wait: Callable[[float], None] = time.sleep
-    shared: tuple[ModelVersion, ModelLookup] | None = None
+    shared: tuple[int, ModelLookup] | None = None
 
     @property
     def store(self) -> ModelVersion:
@@ -279,7 +279,7 @@ class ModelProvider(msgspec.Struct, dict=True):
     def _load(self, user: str) -> ModelLookup:
         store = self.store
         is_own = user in store.cards
-        if not is_own and self.shared is not None and self.shared[0] is store:
+        if not is_own and self.shared is not None and self.shared[0] == self.loaded:
             return self.shared[1]
         known = len(store.replaced)
         fingerprint = store.load(user)
@@ -288,7 +288,7 @@ class ModelProvider(msgspec.Struct, dict=True):
         replaced = next(iter(store.replaced[known:]), None)
         found = ModelLookup.from_fingerprint(fingerprint, replaced)
         if not is_own:
-            self.shared = (store, found)
+            self.shared = (self.loaded, found)
         return found
 
     def _load_patiently(self, user: str) -> ModelLookup:
