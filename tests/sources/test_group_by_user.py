@@ -92,6 +92,17 @@ def test_frame_starts_with_row_and_index_and_ends_with_time() -> None:
     assert batch.table.schema[ROW] == batch.table.schema[INDEX] == pl.Int64
 
 
+def test_frames_of_many_small_files_are_joined_and_give_the_same_events() -> None:
+    events = [event(n, "ann" if n % 3 else "bob", name=str(n)) for n in range(1500)]
+    small = [frame(each).drop("account") if n % 2 else frame(each) for n, each in enumerate(events)]
+    apart, whole = gather(*small), gather(pl.concat(small, how="diagonal"))
+    assert len(apart.dataset.frames_in_memory) < 1000
+    assert apart.dataset.user_stats.users.n_chunks() < 1000
+    for one, other in zip(handed(apart), handed(whole), strict=True):
+        names = other.table.names
+        assert one.table.to_frame().select(names).equals(other.table.to_frame())
+
+
 def test_ties_in_time_are_ordered_by_index_then_id_then_content() -> None:
     events = [
         event(0, index=1),
