@@ -94,14 +94,10 @@ def test_many_users_are_scored_as_one_by_one(name: str, seed: int) -> None:
     assert bundled.changed == alone.changed
 
 
-def test_networks_are_computed_for_many_users_where_rows_do_not_depend_on_each_other(
+def test_networks_of_many_users_are_computed_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Also on a processor whose products do not need it.
-    monkeypatch.setattr("morpheus.models.autoencoder.products_ignore_position", lambda: False)
-    learned.cache_clear()
     batches = micro_batches(0)[0]
-    learned.cache_clear()  # other tests need the networks of this processor
     asked: list[int] = []
     single = Autoencoder.losses
     monkeypatch.setattr(

@@ -11,7 +11,7 @@ import operator
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -164,13 +164,10 @@ class Autoencoder:
         self.number_columns = list(config.number_columns)  # (N,)
 
     def for_scoring(self) -> Autoencoder:
-        """Return the same network with results that do not depend on where a row stands.
+        """Return the same network with results that do not depend on other rows.
 
-        Batches of 32 rows give a row the same result wherever it stands, on most processors. On
-        others, its last digit differs from one position to the next; there `row_product` is used.
+        Its products are those of `row_product`.
         """
-        if products_ignore_position():
-            return self
         net = copy(self)
         net.product = row_product
         net.known_probabilities = KnownRows(len(self.offsets))
@@ -327,18 +324,6 @@ def row_product(rows: Array, weights: Array) -> Array:
     parts = rows.reshape(-1, ROWS_PER_PRODUCT, inner)
     product = np.matmul(parts, weights).reshape(len(rows), *weights.shape[1:])
     return product[:number] if missing else product
-
-
-@cache
-def products_ignore_position() -> bool:
-    """Return whether the rows of a product of 32 rows have the same result at every position."""
-    rng = np.random.default_rng(0)
-    for inner, outer in ((8, 16), (16, 8), (33, 17), (64, 200)):
-        row, weights = (rng.standard_normal((size, inner), dtype=np.float32) for size in (1, outer))
-        product = np.repeat(row, 32, axis=0) @ weights.T
-        if (product != product[0]).any():
-            return False
-    return True
 
 
 def unflatten(config: NetworkConfig, vector: Array) -> dict[str, Array]:
