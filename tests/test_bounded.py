@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import random
 import shutil
 import sqlite3
 import time
@@ -264,6 +265,20 @@ def test_states_that_no_run_has_changed_for_too_long_are_removed(
     case.run("user-00001", state_max_age="30d")
     assert users_of(file) == {"user-00001"}
     assert b"user-00000" not in file.read_bytes(), "what is removed is overwritten"
+
+
+def test_a_checkpoint_writes_little_more_than_the_states(tmp_path: Path) -> None:
+    sizes = {"add-scores#1": 850, "filter#1": 1150, "source": 3300}
+    rng, users = random.Random(1), [f"user-{number:05}" for number in range(1000)]
+    rng.shuffle(users)  # the users of a micro-batch come in any order
+    states = {
+        StateKey(name, user): rng.randbytes(size) for name, size in sizes.items() for user in users
+    }
+    with closing(SqliteStateStore(tmp_path / "state.db", {})) as store:
+        store.save(states)
+        store.commit()
+        written = (tmp_path / "state.db-wal").stat().st_size
+    assert written < 1.35 * sum(map(len, states.values()))
 
 
 def test_an_endless_run_removes_old_states_also_from_memory(tmp_path: Path) -> None:
