@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import random
 import shutil
 import sqlite3
 import time
@@ -17,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner
@@ -269,10 +269,12 @@ def test_states_that_no_run_has_changed_for_too_long_are_removed(
 
 def test_a_checkpoint_writes_little_more_than_the_states(tmp_path: Path) -> None:
     sizes = {"add-scores#1": 850, "filter#1": 1150, "source": 3300}
-    rng, users = random.Random(1), [f"user-{number:05}" for number in range(1000)]
-    rng.shuffle(users)  # the users of a micro-batch come in any order
+    rng = np.random.default_rng(1)
+    numbers = rng.permutation(1000)  # the users of a micro-batch come in any order
     states = {
-        StateKey(name, user): rng.randbytes(size) for name, size in sizes.items() for user in users
+        StateKey(name, f"user-{number:05}"): rng.bytes(size)
+        for name, size in sizes.items()
+        for number in numbers
     }
     with closing(SqliteStateStore(tmp_path / "state.db", {})) as store:
         store.save(states)

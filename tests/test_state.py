@@ -485,7 +485,8 @@ def truncate(path: Path) -> None:
 
 def change_bytes(path: Path) -> None:
     content = bytearray(path.read_bytes())
-    content[-2000:-1990] = bytes(10)
+    start = content.rindex(bytes(range(256)))  # in the state
+    content[start : start + 10] = bytes(10)
     path.write_bytes(content)
 
 

@@ -14,8 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from morpheus.cli.main import morpheus
-from morpheus.core.state import StateKey, encode_state
+from morpheus.core.state import StateKey, encode_state, part_key
 from morpheus.runtime.states import SqliteStateStore
+from morpheus.sources.seen_events import SeenPart
 from morpheus.sources.source_state import SourceState, TextColumn
 from morpheus.stages.serialize import SerializeState
 
@@ -89,6 +90,23 @@ def test_show_tells_what_the_file_is_bound_to_and_what_it_has(file: Path) -> Non
     assert ["logs/a.jsonl", '{"end":', "4711}"] in table
     assert ["logs-3", "118"] in table
     assert ["lateness/0", "200", "bytes"] in table
+
+
+def test_parts_of_the_state_of_the_source_are_shown_and_removed_with_it(file: Path) -> None:
+    part = encode_state(SeenPart(np.arange(256), np.zeros((256, 16), np.uint8)))
+    parts = {part_key("ann", number): part for number in range(3)}
+    with closing(SqliteStateStore(file, CONFIG)) as store:
+        store.save(parts)
+        store.commit()
+    table = [line.split() for line in command("show", file).stdout.splitlines()]
+    [source] = [row for row in table if row[:1] == ["source"] and len(row) == 5]
+    assert source[1] == "4"  # as without parts
+    whole = len(make_states("ann")[StateKey("source", "ann")])
+    assert source[4] == f"{whole + 3 * len(part):,}"
+    shown = command("show", file, "--user=ann").stdout
+    assert f"source: 3 parts with earlier events, {3 * len(part):,} bytes" in shown
+    assert command("reset", file, "--user=ann", "--stage=source", "--delete").exit_code == 0
+    assert [stage for stage, user, _ in contents_of(file) if user == "=ann"] == ["serialize#1"]
 
 
 def test_bytes_of_a_user_are_those_of_all_stages(file: Path) -> None:

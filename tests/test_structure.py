@@ -29,10 +29,10 @@ SCRIPTS = [
     if ".rivals" not in file.parts  # other packages, installed by the benchmarks
 ]
 
-MAX_MODULES = 136
-"""The design's 120, one that cuts records, and 15 for endless runs: the loop, the outbox, the
+MAX_MODULES = 137
+"""The design's 120, one that cuts records, and 16 for endless runs: the loop, the outbox, the
 changelog; Kafka, SQS and buckets; versions, drift and retraining of models, and MLflow; metrics;
-the commands of state, models and retraining; and scoring many users at once."""
+the commands of state, models and retraining; scoring many users at once; and earlier events."""
 MAX_BODY_LINES = 40
 MAX_PROTOCOL_MEMBERS = 10
 MAX_MODULES_ENTERED = 45
@@ -214,7 +214,7 @@ def lesson(tmp_path_factory: pytest.TempPathFactory) -> dict:
     return json.loads((folder / "counted.json").read_text())
 
 
-def test_the_package_has_at_most_136_modules() -> None:
+def test_the_package_has_at_most_137_modules() -> None:
     show(f"modules: {len(MODULES)}")
     assert len(MODULES) <= MAX_MODULES
 

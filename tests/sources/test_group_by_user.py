@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from morpheus.columns import INDEX, ROW, TIME
 from morpheus.core.batch import Events, ReadStats
-from morpheus.sources import group_by_user
+from morpheus.sources import seen_events
 from morpheus.sources.group_by_user import (
     DedupWindow,
     EventKey,
@@ -198,8 +198,8 @@ def test_later_batch_recognises_earlier_events() -> None:
 def test_the_latest_events_are_recognised_however_many_there_are(
     monkeypatch: pytest.MonkeyPatch, compared: int
 ) -> None:
-    monkeypatch.setattr(group_by_user, "_MAX_COMPARED", compared)
-    monkeypatch.setattr(group_by_user, "_MAX_SEEN_KEYS", 50)
+    monkeypatch.setattr(seen_events, "_MAX_COMPARED", compared)
+    monkeypatch.setattr(seen_events, "_MAX_SEEN_KEYS", 50)
     window, known = DedupWindow(), dict[int, int]()
     for start in range(0, 400, 40):
         numbers = [n * n % 90 for n in range(start, start + 40)]

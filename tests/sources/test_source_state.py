@@ -21,7 +21,7 @@ from morpheus.core.stage import PipelineOptions
 from morpheus.core.state import decode_state, encode_state
 from morpheus.features.derived import distinct_count_today, log_count, map_values
 from morpheus.runtime.pool import WorkerPool
-from morpheus.sources import group_by_user, log_format
+from morpheus.sources import log_format, seen_events
 from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.sources.discovery import FileDiscovery
 from morpheus.sources.group_by_user import USER, USER_RANK, EventKey
@@ -257,7 +257,7 @@ def test_history_is_given_once_per_run_and_not_counted_again() -> None:
 
 
 def test_state_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group_by_user, "_MAX_SEEN_KEYS", 20)
+    monkeypatch.setattr(seen_events, "_MAX_SEEN_KEYS", 20)
     monkeypatch.setattr(log_format, "_MAX_RECENT_ROWS", 30)
     events = [Event(n // 20, "ann", f"{n}" * 9, "get", n + 1) for n in range(200)]
     state = PartitionState.restore({})

@@ -24,7 +24,7 @@ from morpheus.cli.chain import command_from_dataclass
 from morpheus.cli.main import CommandGroup
 from morpheus.cli.output import NO_USER, echo, format_facts, interruptible, print_table
 from morpheus.core.stage import option
-from morpheus.core.state import StateKey, decode_plain
+from morpheus.core.state import PARTS, SOURCE, StateKey, decode_plain
 from morpheus.errors import MorpheusError, UsageError
 from morpheus.runtime.states import (
     CHANGELOG_FACT,
@@ -320,9 +320,12 @@ def _name(user: str | None) -> str:
 
 def _show_file(reader: StateReader) -> None:
     config, sizes = reader.read_config(), reader.read_sizes()
-    by_user, by_stage = defaultdict[str | None, int](int), defaultdict[str, list[int]](list)
+    by_user, by_state = defaultdict[str | None, int](int), defaultdict[StateKey, int](int)
     for key, size, _ in sizes:
         by_user[key.user] += size
+        by_state[StateKey(_whole_stage(key.stage), key.user)] += size
+    by_stage = defaultdict[str, list[int]](list)
+    for key, size in by_state.items():
         by_stage[key.stage].append(size)
     users = {user: size for user, size in by_user.items() if user is not None}
     entries, waiting = reader.measure_outbox()
@@ -350,6 +353,11 @@ def _show_file(reader: StateReader) -> None:
     if offsets:
         click.echo()
         _show_offsets(offsets)
+
+
+def _whole_stage(name: str) -> str:
+    """Return the stage of a state, or of a part of one."""
+    return SOURCE if name.startswith(PARTS) else name
 
 
 def _show_config(config: Mapping[str, object]) -> None:
@@ -407,7 +415,11 @@ def _describe_offset(data: bytes) -> str:
 def _show_users(reader: StateReader, users: Sequence[str]) -> None:
     for number, user in enumerate(_check_users(reader, users)):
         click.echo(f"{'' if not number else chr(10)}{display_value(user)}")
+        parts = []
         for state in reader.iter_states([user]):
+            if state.key.stage.startswith(PARTS):
+                parts.append(state.size)
+                continue
             version, fields = _decode(state)
             click.echo(
                 f"\n{state.key.stage}: {state.size:,} bytes, version {version}, saved "
@@ -415,6 +427,9 @@ def _show_users(reader: StateReader, users: Sequence[str]) -> None:
             )
             shown = [(f"  {name}", _describe_value(value)) for name, value in fields.items()]
             click.echo("\n".join(format_facts(shown)))
+        if parts:
+            known = format_count(len(parts), "part")
+            click.echo(f"\n{SOURCE}: {known} with earlier events, {sum(parts):,} bytes")
 
 
 def _decode(state: SavedState) -> tuple[object, dict[str, Any]]:

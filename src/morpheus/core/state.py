@@ -18,6 +18,13 @@ from morpheus.errors import ModelCorruptedError
 StateT = TypeVar("StateT", bound="State")
 
 
+SOURCE = "source"
+"""Name under which the state of the source is kept."""
+PARTS = f"{SOURCE}#"
+"""Start of the names of its parts; see `SeenEvents`. They are saved once, and not needed for each
+event."""
+
+
 class State(msgspec.Struct):
     """What a stage remembers about one user.
 
@@ -44,6 +51,15 @@ class StateKey(NamedTuple):
 
     stage: str
     user: str | None
+
+
+def part_key(user: str | None, number: int) -> StateKey:
+    """Return what a part of the state of the source is kept under.
+
+    >>> part_key("ann", 7).stage
+    'source#007'
+    """
+    return StateKey(f"{PARTS}{number:03}", user)
 
 
 def encode_state(state: State) -> bytes:

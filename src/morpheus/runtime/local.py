@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from morpheus.core.batch import Batch, Partition, RunMetrics
-from morpheus.core.state import StateKey, decode_state, encode_state
+from morpheus.core.state import PARTS, SOURCE, StateKey, decode_state, encode_state, part_key
 from morpheus.runtime.chain import Segment, UserBatches
 from morpheus.runtime.pool import WorkerPool
 from morpheus.sources.base import Source
@@ -32,9 +32,6 @@ BUNDLE_EVENTS = 50_000
 """Events in a bundle if a stage prepares several users together."""
 MIN_PARALLEL_USERS, MIN_PARALLEL_EVENTS = 8, 100_000
 """With fewer users and events, the work is done before worker processes have started."""
-
-SOURCE = "source"
-"""Name of the source in the keys of its states."""
 
 MEMORY = "source-memory"
 """Name of what a source remembers about its whole input; its user is None."""
@@ -316,12 +313,14 @@ def read_partitions(
 
 def restore_source(saved: SavedStates) -> PartitionState:
     """Restore the state of a source for some users."""
-    states = {
-        key.user: decode_state(SourceState, data)
-        for key, data in saved.items()
-        if key.stage == SOURCE
-    }
-    return PartitionState.restore(states)
+    states: dict[str | None, SourceState] = {}
+    parts: dict[str | None, dict[int, bytes]] = {}
+    for key, data in saved.items():
+        if key.stage == SOURCE:
+            states[key.user] = decode_state(SourceState, data)
+        elif key.stage.startswith(PARTS):
+            parts.setdefault(key.user, {})[int(key.stage.removeprefix(PARTS))] = data
+    return PartitionState.restore(states, parts)
 
 
 def save_source(store: StateStore, state: PartitionState, users: Iterable[str | None]) -> None:
@@ -332,7 +331,10 @@ def save_source(store: StateStore, state: PartitionState, users: Iterable[str | 
 def encode_source(state: PartitionState, users: Iterable[str | None]) -> dict[StateKey, bytes]:
     """Return the encoded state of a source for some users."""
     states = state.snapshot(users)
-    return {StateKey(SOURCE, user): encode_state(each) for user, each in states.items()}
+    encoded = {StateKey(SOURCE, user): encode_state(each) for user, each in states.items()}
+    for user, parts in state.take_parts(states).items():
+        encoded |= {part_key(user, number): data for number, data in parts.items()}
+    return encoded
 
 
 def resume_source(source: Source, store: StateStore) -> Source:

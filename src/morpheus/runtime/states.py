@@ -22,7 +22,7 @@ from zlib import crc32
 
 import msgspec
 
-from morpheus.core.state import StateKey
+from morpheus.core.state import PARTS, StateKey, part_key
 from morpheus.errors import TransientError, UsageError
 
 try:
@@ -42,6 +42,8 @@ _CHUNK = 500  # SQLite allows 32,766 variables in a statement; short statements 
 _CHECKSUM_SIZE = 4
 _LOCK_SECONDS = 5.0
 _SHOWN_VALUES = 3
+_AFTER_PARTS = f"{PARTS[:-1]}{chr(ord(PARTS[-1]) + 1)}"
+"""First name after those of parts."""
 _PAGE_BYTES = 1 << 14
 """Size of the pages of a new file. A state takes some kilobytes; with SQLite's 4,096 bytes, most
 states have a page of their own, and a checkpoint writes twice as much."""
@@ -225,6 +227,29 @@ class SqliteStateStore:
                 for stage, user, data in self._db.execute(query, chunk):
                     states[StateKey(stage, _parse_user(user))] = self._check(data)
         return states
+
+    def load_without_parts(self, users: Iterable[str | None]) -> dict[StateKey, bytes]:
+        """Return the saved states of some users, but not the parts of those of the source."""
+        query = "SELECT stage, data FROM states WHERE user = ? AND stage"
+        states: dict[StateKey, bytes] = {}
+        with self._translate_errors():
+            for user in dict.fromkeys(users):
+                key = _user_key(user)
+                # Two ranges: a user can have a thousand parts between them.
+                values = key, PARTS, key, _AFTER_PARTS
+                rows = self._db.execute(f"{query} < ? UNION ALL {query} >= ?", values)
+                states |= {StateKey(stage, user): self._check(data) for stage, data in rows}
+        return states
+
+    def load_parts(self, user: str | None, numbers: Sequence[int]) -> Iterator[bytes]:
+        """Yield parts of the state of the source for a user."""
+        query = "SELECT data FROM states WHERE user = ? AND stage = ?"
+        for number in numbers:
+            with self._translate_errors():
+                row = self._db.execute(query, (_user_key(user), part_key(user, number).stage))
+                found = row.fetchone()
+            if found is not None:
+                yield self._check(found[0])
 
     def load_stage(self, stage: str) -> dict[StateKey, bytes]:
         """Return the saved states of a stage, for all users."""

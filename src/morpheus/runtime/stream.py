@@ -207,6 +207,11 @@ class DurableStream(Stream):
     _due: float = 0.0
     _removal_due: float = 0.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.source_state.dedup_window is not None:
+            self.source_state.dedup_window.load = self.store.load_parts
+
     def run(self, micro_batches: Iterator[MicroBatch]) -> Iterator[Batch]:
         """Process micro-batches with checkpoints; yield the rows that go to the sinks."""
         stats = self.metrics.stream = StreamStats(progress=time.monotonic())
@@ -294,7 +299,7 @@ class DurableStream(Stream):
         users = list(dict.fromkeys(partition.user_names()))
         new = [user for user in users if user not in self._loaded]
         if new:
-            states = self.store.load(new)
+            states = self.store.load_without_parts(new)
             self.source_state.merge(restore_source(states))
             for chain in self.chains:
                 chain.restore(states)

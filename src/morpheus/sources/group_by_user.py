@@ -10,17 +10,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import Any
 
 import msgspec
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from morpheus.columns import INDEX, ROW, TIME
 from morpheus.core.batch import Events, ReadStats, Table
 from morpheus.features.encoder import DictionaryEncoder, EncodedSlice, number_within
+from morpheus.sources.seen_events import DedupWindow
 
 USER, USER_RANK, PARTITION, NUM_EVENTS = "user", "_rank_", "part", "rows"
 """Columns of frames with one row per user."""
@@ -219,11 +218,6 @@ REPLAY_NO = "_copy_"
 """Column with the repetition of the file (`--repeat`), only while events are read."""
 UUID_PATTERN = "^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$"
 """Pattern of globally unique ids. Other ids may be numbers that restart in each file."""
-_MAX_SEEN_KEYS = 250_000
-"""Maximum number of event keys remembered per user."""
-DIGEST_SIZE = 16
-_MAX_COMPARED = 1 << 12
-"""Pairs of digests up to which all are compared, which is faster than sorting."""
 SHARED_ID, RANK = "shared", "_order_"
 _POSITION = "_at_"
 _EVENT_KEY, _FILLED = "_key_", "_filled_"
@@ -323,140 +317,6 @@ def find_other_views(shared: Sequence[pl.DataFrame], *, all_users: bool) -> pl.D
     is_view &= pl.lit(all_users) | pl.col(USER).is_null()
     views = pl.concat(shared).unique().filter(is_view).select(SHARED_ID, USER)
     return views.unique() if views.height else None
-
-
-class SeenEvents(msgspec.Struct):
-    """The events of one user that are recognised.
-
-    Attributes:
-        times: Time of each event, in microseconds since 1970, (events,).
-        digests: Digest of the key of each event, as two numbers, (2, events).
-    """
-
-    times: NDArray[np.int64]
-    digests: NDArray[np.uint64]
-
-    @classmethod
-    def from_bytes(cls, times: NDArray[np.int64], digests: NDArray[np.uint8]) -> SeenEvents:
-        """Make them of times and of (events, 16) bytes."""
-        parts = np.ascontiguousarray(digests).view(np.uint64).reshape(-1, 2)
-        return cls(times, np.ascontiguousarray(parts.T))
-
-    def to_bytes(self) -> NDArray[np.uint8]:
-        """Return the digests as bytes, (events, 16)."""
-        return np.ascontiguousarray(self.digests.T).view(np.uint8).reshape(-1, DIGEST_SIZE)
-
-    def find(self, digests: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Return which digests, (2, n), are those of an event, (n,)."""
-        known, number = self.digests, digests.shape[1]
-        if number * known.shape[1] > _MAX_COMPARED:
-            # Few of the known ones have the first half of one of these.
-            halves = np.sort(digests[0])
-            places = np.searchsorted(halves, known[0])
-            places[places == number] = 0
-            known = known[:, halves[places] == known[0]]
-        if number * known.shape[1] <= _MAX_COMPARED:
-            same = known[:, None] == digests[:, :, None]
-            return np.asarray((same[0] & same[1]).any(1))
-        whole, parts = (
-            np.ascontiguousarray(each.T).view(f"V{DIGEST_SIZE}").ravel()
-            for each in (digests, known)
-        )
-        return np.isin(whole, parts)
-
-    def add(self, other: SeenEvents, limit: int | None) -> None:
-        """Add later events; keep as many as the limit, the latest ones."""
-        self.times = np.concatenate([self.times, other.times])
-        self.digests = np.concatenate([self.digests, other.digests], axis=1)
-        if limit is not None and len(self.times) > limit:
-            # The order of digests as bytes is stable on every machine.
-            order = np.lexsort((*self.digests.view(">u8")[::-1], self.times))[-limit:]
-            self.times, self.digests = self.times[order], self.digests[:, order]
-
-
-class DedupWindow(msgspec.Struct):
-    """The events of earlier reads, by which a later delivery of one is recognised.
-
-    It keeps 16-byte digests, not the keys themselves, so that it can be saved. The key of an event
-    names its user, so each user's events are compared among themselves.
-
-    Attributes:
-        possible_duplicates: Hashes of the keys to remember, all of them; None to remember every
-            key, at most the latest 250,000 of each user.
-        seen_events: The events, by user.
-    """
-
-    possible_duplicates: pl.Series | None = None
-    seen_events: dict[str | None, SeenEvents] = msgspec.field(default_factory=dict)
-
-    def update(
-        self,
-        users: pl.Series,
-        times: pl.Series,
-        keys: pl.Series,
-        better_keys: Sequence[pl.Series] = (),
-    ) -> pl.Series:
-        """Find events of earlier calls, and remember the others.
-
-        Args:
-            users: The user of each event.
-            times: The time of each event.
-            keys: The key of each event; null for an event that has none.
-            better_keys: More keys by which an earlier call can have had each event.
-
-        Returns:
-            Whether an earlier call had the event.
-        """
-        keyed = keys.is_not_null()
-        if self.possible_duplicates is not None:
-            hashes = keys.hash()
-            keyed &= hashes.is_in(self.possible_duplicates.implode())
-        rows = keyed.arg_true()
-        names = users.gather(rows).to_list()
-        microseconds = times.gather(rows).to_physical().to_numpy()
-        digests, *better = (_compute_digests(each.gather(rows)) for each in (keys, *better_keys))
-        seen, limit = np.zeros(len(names), dtype=np.bool_), None
-        if self.possible_duplicates is None:
-            limit = _MAX_SEEN_KEYS
-        groups: dict[str | None, list[int]] = {}
-        for position, name in enumerate(names):
-            groups.setdefault(name, []).append(position)
-        for name, positions in groups.items():
-            known, new = self.seen_events.get(name), np.array(positions)
-            if known is not None:
-                found = known.find(digests[:, new])
-                for each in better:
-                    found |= known.find(each[:, new])
-                seen[new], new = found, new[~found]
-            new = new[_find_first(digests[:, new])]
-            later = SeenEvents(microseconds[new], digests[:, new])
-            if known is None:
-                self.seen_events[name] = later
-                known, later = later, SeenEvents(later.times[:0], later.digests[:, :0])
-            known.add(later, limit)
-        marks = np.zeros(len(keys), dtype=np.bool_)
-        marks[rows.to_numpy()] = seen
-        return pl.Series(marks)
-
-
-def _find_first(digests: NDArray[np.uint64]) -> NDArray[np.intp]:
-    """Return the position of each different digest among (2, n), ascending."""
-    first: dict[tuple[int, int], int] = {}
-    for position, digest in enumerate(zip(*digests.tolist(), strict=True)):
-        first.setdefault(digest, position)
-    return np.array(list(first.values()), dtype=np.intp)
-
-
-def _compute_digests(keys: pl.Series) -> NDArray[np.uint64]:
-    """Return the digest of each key as two numbers, (2, keys); 0 for no key."""
-    # Stable from release to release, which the hash of Polars is not.
-    digests = [
-        bytes(DIGEST_SIZE)
-        if key is None
-        else blake2b(key.encode(), digest_size=DIGEST_SIZE).digest()
-        for key in keys
-    ]
-    return np.frombuffer(b"".join(digests), np.uint64).reshape(-1, 2).T
 
 
 class UserGroups(msgspec.Struct):

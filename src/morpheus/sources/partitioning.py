@@ -26,7 +26,6 @@ from morpheus.sources.group_by_user import (
     NUM_EVENTS,
     PARTITION,
     USER,
-    DedupWindow,
     EventKey,
     UserGroups,
     UserStats,
@@ -39,6 +38,7 @@ from morpheus.sources.reader import (
     ReadTask,
     read_into_buffer,
 )
+from morpheus.sources.seen_events import DedupWindow
 from morpheus.sources.source_state import PartitionState
 from morpheus.sources.spill_sort import (
     MemoryBudget,

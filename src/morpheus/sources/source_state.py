@@ -26,8 +26,8 @@ from morpheus.core.batch import FileSpan, ReadStats
 from morpheus.core.state import State, decode_state, encode_state
 from morpheus.features.derived import USER as ROW_USER
 from morpheus.sources.compression import LogPath
-from morpheus.sources.group_by_user import DIGEST_SIZE, DedupWindow, SeenEvents
 from morpheus.sources.log_format import RecentRows
+from morpheus.sources.seen_events import DIGEST_SIZE, DedupWindow, SeenEvents
 from morpheus.sources.time_range import TimeRange
 from morpheus.storage.object_store import ObjectPath
 
@@ -43,6 +43,10 @@ def _no_times() -> NDArray[np.int64]:
 
 def _no_digests() -> NDArray[np.uint8]:
     return np.empty((0, DIGEST_SIZE), np.uint8)
+
+
+def _no_parts() -> NDArray[np.int64]:
+    return np.empty((0, 3), np.int64)
 
 
 class TextColumn(msgspec.Struct):
@@ -61,15 +65,18 @@ class SourceState(State):
     """What a source remembers about one user.
 
     A run that restores it continues the row numbers and derived columns of earlier runs, and
-    recognises their events. At most 250,000 event keys and 250,000 recent rows are kept, the latest
-    ones. Recent rows also give way where they would exceed `max_bytes`; the user's first stays.
+    recognises their events. At most 250,000 recent rows are kept, the latest ones, and the latest
+    event keys; earlier keys are in parts. Recent rows also give way where they would exceed
+    `max_bytes`; the user's first stays.
 
     Attributes:
         rows: Events handed out so far, which is the next row number.
         recent_times: Time of each recent row, in microseconds since 1970, (recent rows,).
         recent_values: The columns that derived columns need, by name, (recent rows,) each.
-        event_times: Time of each known event, in microseconds since 1970, (events,).
-        event_digests: 16-byte BLAKE2b digest of each known event's key, (events, 16).
+        event_times: Time of each of the latest events, in microseconds since 1970, (events,).
+        event_digests: 16-byte BLAKE2b digest of each of their keys, (events, 16).
+        event_parts: Number, and earliest and latest time, of each part with the events before, the
+            oldest part first, (parts, 3); see `SeenEvents`.
     """
 
     version: ClassVar[int] = 1
@@ -80,6 +87,7 @@ class SourceState(State):
     recent_values: dict[str, TextColumn] = msgspec.field(default_factory=dict)
     event_times: NDArray[np.int64] = msgspec.field(default_factory=_no_times)
     event_digests: NDArray[np.uint8] = msgspec.field(default_factory=_no_digests)
+    event_parts: NDArray[np.int64] = msgspec.field(default_factory=_no_parts)
 
 
 class PartitionState(msgspec.Struct):
@@ -98,18 +106,26 @@ class PartitionState(msgspec.Struct):
     history_given: set[str | None] = msgspec.field(default_factory=set)
 
     @classmethod
-    def restore(cls, saved: Mapping[str | None, SourceState]) -> Self:
+    def restore(
+        cls,
+        saved: Mapping[str | None, SourceState],
+        parts: Mapping[str | None, dict[int, bytes]] | None = None,
+    ) -> Self:
         """Continue from what `snapshot` returned; an empty mapping starts without state.
 
         Args:
             saved: The state of each user who has one.
+            parts: What `take_parts` returned, by user; None for nothing.
         """
+        parts = parts or {}
         recent = [
             _restore_rows(user, state) for user, state in saved.items() if len(state.recent_times)
         ]
         window = DedupWindow(
             seen_events={
-                user: SeenEvents.from_bytes(state.event_times, state.event_digests)
+                user: SeenEvents.from_bytes(
+                    state.event_times, state.event_digests, state.event_parts, parts.get(user, {})
+                )
                 for user, state in saved.items()
                 if len(state.event_times)
             }
@@ -160,12 +176,21 @@ class PartitionState(msgspec.Struct):
         for user in names:
             state, known = SourceState(rows=self.row_offsets.get(user, 0)), seen.get(user)
             if known is not None:
+                known.make_parts()
                 state.event_times, state.event_digests = known.times, known.to_bytes()
+                state.event_parts = known.parts
             if user in recent:
                 _save_rows(state, recent[user])
             if state.rows or known is not None or user in recent:
                 states[user] = state
         return states
+
+    def take_parts(self, users: Iterable[str | None]) -> dict[str | None, dict[int, bytes]]:
+        """Return the parts of `SeenEvents` that `snapshot` has made, by user and number."""
+        window = self.dedup_window or DedupWindow()
+        changed = {user: window.seen_events[user] for user in users if user in window.seen_events}
+        keep = window.load is None
+        return {user: seen.take_unsaved(keep=keep) for user, seen in changed.items()}
 
 
 def _by_user(
