@@ -37,7 +37,7 @@ from morpheus.sources.source_state import PartitionState
 
 logger = logging.getLogger(__name__)
 
-_MAX_SHARE = 0.1
+_MAX_SHARE = 0.08
 """Share of the time that checkpoints may take."""
 _STOP_SECONDS = 10.0
 """Seconds that a sink has at the end to take what is left."""

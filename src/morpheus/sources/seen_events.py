@@ -19,9 +19,9 @@ from morpheus.core.state import State, decode_state, encode_state
 
 _MAX_SEEN_KEYS = 250_000
 """Maximum number of event keys remembered per user."""
-_MAX_LIVE_KEYS = 256
+_MAX_LIVE_KEYS = 128
 """Number of event keys of a user, the latest, that are not in parts."""
-PART_KEYS = 256
+PART_KEYS = 128
 """Number of event keys in a part."""
 _MAX_PARTS = (_MAX_SEEN_KEYS - _MAX_LIVE_KEYS) // PART_KEYS
 _PART_SLACK = 60_000_000
