@@ -134,14 +134,19 @@ class SeenEvents(msgspec.Struct):
 
     def make_parts(self) -> None:
         """Move all but the latest events into parts."""
-        while len(self.times) >= _MAX_LIVE_KEYS + PART_KEYS:
-            times, digests = self.times[:PART_KEYS], self.digests[:, :PART_KEYS]
+        end = (len(self.times) - _MAX_LIVE_KEYS) // PART_KEYS * PART_KEYS
+        if end <= 0:
+            return
+        for start in range(0, end, PART_KEYS):
+            rows = slice(start, start + PART_KEYS)
+            times = self.times[rows]
             number = (int(self.parts[-1, 0]) + 1) % _MAX_PARTS if len(self.parts) else 0
-            self.loaded[number] = encode_state(SeenPart(times, _to_digests(digests)))
+            self.loaded[number] = encode_state(SeenPart(times, _to_digests(self.digests[:, rows])))
             self.unsaved.add(number)
             last = np.array([[number, times.min(), times.max()]])
             self.parts = np.concatenate([self.parts[1 - _MAX_PARTS :], last])
-            self.times, self.digests = self.times[PART_KEYS:], self.digests[:, PART_KEYS:]
+        # Copies: a view would keep all of them in memory.
+        self.times, self.digests = self.times[end:].copy(), self.digests[:, end:].copy()
 
     def take_unsaved(self, *, keep: bool) -> dict[int, bytes]:
         """Return the parts that are not saved yet, by number; then they count as saved.
