@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import groupby
+from operator import attrgetter
 
 import numpy as np
 import polars as pl
@@ -15,6 +17,8 @@ from morpheus.models.autoencoder import Autoencoder
 from morpheus.models.fit import fit_fingerprint
 from morpheus.models.profile import Fingerprint
 from morpheus.runtime.chain import Segment
+from morpheus.runtime.local import Bundle, run_bundle, run_by_user
+from morpheus.runtime.states import MemoryStateStore
 from morpheus.stages.add_scores import AddScores
 from morpheus.stages.explain import Explain
 from morpheus.stages.filter import Filter
@@ -105,9 +109,11 @@ def test_networks_of_many_users_are_computed_together(
         "losses",
         lambda net, codes, numbers: asked.append(len(codes)) or single(net, codes, numbers),
     )
-    chain = Segment.from_stages(FRONT, unbounded=True).open()
-    chain.push_many(batches)
+    Segment.from_stages(FRONT, unbounded=True).open().push_many(batches)
     assert len(asked) <= 1  # the user with a number column
+    asked.clear()
+    list(run_by_user(Segment.from_stages(FRONT), batches, None))
+    assert len(asked) <= 1
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -120,6 +126,36 @@ def test_users_of_one_shared_fingerprint_are_scored_as_one_by_one(seed: int) -> 
         batches = [replace(each, fingerprint=shared, card=shared.card) for each in given]
         wanted = [output for batch in batches for output in alone.push(batch)]
         assert_same(bundled.push_many(batches), wanted)
+
+
+TWO_SIDED = Timeseries(resolution="10m", min_window="2h", zscore_threshold=2.0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("front", [*CHAINS, "two-sided"])
+def test_small_users_of_a_run_with_an_end_are_processed_as_one_by_one(
+    front: str, seed: int
+) -> None:
+    chain = CHAINS.get(front, (*FRONT, TWO_SIDED, Serialize()))
+    segment = replace(Segment.from_stages(chain), saves=front != "two-sided")
+    batches: list[Batch] = []
+    for user, number in (("ann", 3), ("bob", 20), ("carla", 140), ("dan", 7), (None, 2)):
+        batches.append(events(user, number, seed))
+    batches[1:2] = split_batch(batches[1], [12, 8])  # a user with two batches
+    batches.append(events("eve", 5, seed))
+    wanted, states = list[Batch](), MemoryStateStore()
+    for user, group in groupby(batches, key=attrgetter("user")):
+        alone = segment.open(states.load([user]))
+        wanted += [output for batch in group for output in alone.push(batch)]
+        wanted += alone.flush()
+        states.save(alone.changed)
+    store = MemoryStateStore()
+    assert_same(list(run_by_user(segment, batches, store)), wanted)
+    assert store.changed() == states.changed()
+    groups = [list(group) for _, group in groupby(batches, key=attrgetter("user"))]
+    result = run_bundle(segment, Bundle(groups))
+    assert_same(result.batches, wanted)
+    assert result.changed == states.changed()
 
 
 def assert_same(found: Sequence[Batch], wanted: Sequence[Batch]) -> None:

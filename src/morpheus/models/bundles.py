@@ -893,7 +893,7 @@ def _number_new(
     return keys[changed], owners[changed], numbers
 
 
-MAX_TURNS = 64
+MAX_TURNS = 128
 """Events of one user up to which they are scored with those of other users."""
 MAX_DAYS = 4
 """Days of one user's events up to which the same holds."""

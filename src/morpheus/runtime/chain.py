@@ -290,21 +290,35 @@ class Chain:
     def push_many(self, batches: Sequence[Batch]) -> list[Batch]:
         """Push the batches of many users, and return the batches that leave the last stage.
 
-        It gives what `push` gives for one batch after the other, in the same order. On an unbounded
-        input, stages process several users together if they can; see `ProcessesUsers`.
+        It gives what `push` gives for one batch after the other, in the same order. Stages process
+        several users together if they can; see `ProcessesUsers`.
 
         Args:
-            batches: The batches; those of one user in time order.
+            batches: The batches; those of one user in time order. On a bounded input, all batches
+                of these users.
         """
-        if not self.context.unbounded or self._feature_stages:
+        if self._feature_stages:
             return [output for batch in batches for output in self.push(batch)]
         passed = list(batches)
-        for batch in passed:
+        for batch in passed if self.context.unbounded else ():
             self._note_user(batch.user)
         for position in range(len(self._stages)):
             bundles = split_repeated(passed)
             passed = [out for bundle in bundles for out in self._process_users(position, bundle)]
         return self._drop_model(passed)
+
+    def run_users(self, batches: Sequence[Batch]) -> Iterator[Batch]:
+        """Push all batches of some users of a bounded input, and flush each user.
+
+        Args:
+            batches: One batch of each user.
+        """
+        outputs: dict[str | None, list[Batch]] = {batch.user: [] for batch in batches}
+        for output in self.push_many(batches):
+            outputs[output.user].append(output)
+        for user, found in outputs.items():
+            yield from found
+            yield from self.flush_user(user)
 
     def _note_user(self, user: str | None) -> None:
         self.recent.pop(user, None)

@@ -36,6 +36,12 @@ MIN_PARALLEL_USERS, MIN_PARALLEL_EVENTS = 8, 100_000
 MEMORY = "source-memory"
 """Name of what a source remembers about its whole input; its user is None."""
 
+SMALL_USER_EVENTS = 128
+"""Events of a user up to which the user is processed together with others: the cost is then that of
+the calls."""
+SMALL_USERS_EVENTS = 4096
+"""Events of such users that are processed together."""
+
 EncoderFactory = Callable[[Batch], Segment | None]
 """Takes the first output batch; returns stages to run on all output where it is produced, or None.
 """
@@ -180,13 +186,40 @@ class LocalRunner(msgspec.Struct, frozen=True):
 def run_by_user(
     segment: Segment, batches: Iterable[Batch], store: StateStore | None
 ) -> Generator[Batch, None, None]:
-    """Run the segment for each user in this process, batch by batch."""
+    """Run the segment for each user in this process, batch by batch, and small users together."""
+    small: list[Batch] = []
     for user, group in groupby(batches, key=attrgetter("user")):
-        opened = segment.open(None if store is None else store.load([user]))
-        for batch in group:
-            yield from opened.push(batch)
-        yield from opened.flush()
-        save_states(store, opened.changed)
+        head = list(islice(group, 2))
+        if is_small(head):
+            small += head
+        if small and (not is_small(head) or sum(map(num_events, small)) >= SMALL_USERS_EVENTS):
+            yield from _run_small_users(segment, small, store)
+            small = []
+        if not is_small(head):
+            opened = segment.open(None if store is None else store.load([user]))
+            for batch in chain(head, group):
+                yield from opened.push(batch)
+            yield from opened.flush()
+            save_states(store, opened.changed)
+    if small:
+        yield from _run_small_users(segment, small, store)
+
+
+def is_small(batches: Sequence[Batch]) -> bool:
+    """Return whether a user with these batches is better processed together with others."""
+    [first, *more] = batches
+    history = getattr(first, "history", None)
+    return not more and history is None and 0 < first.table.height <= SMALL_USER_EVENTS
+
+
+def _run_small_users(
+    segment: Segment, batches: Sequence[Batch], store: StateStore | None
+) -> Generator[Batch, None, None]:
+    """Run the segment for users of one batch each, in one pass."""
+    saved = None if store is None else store.load([batch.user for batch in batches])
+    opened = segment.open(saved)
+    yield from opened.run_users(batches)
+    save_states(store, opened.changed)
 
 
 def run_in_workers(
@@ -225,10 +258,14 @@ def run_bundle(segment: Segment, bundle: Bundle) -> BundleResult:
     if segment.users_per_bundle > 1:
         opened.prepare(bundle.groups)
     batches: list[Batch] = []
-    for group in bundle.groups:
-        for batch in group:
-            batches += opened.push(batch)
-        batches += opened.flush_user(group[0].user)
+    for small, groups in groupby(bundle.groups, key=is_small):
+        if small:
+            batches += opened.run_users([group[0] for group in groups])
+            continue
+        for group in groups:
+            for batch in group:
+                batches += opened.push(batch)
+            batches += opened.flush_user(group[0].user)
     return BundleResult(batches, opened.changed)
 
 

@@ -14,11 +14,12 @@ from morpheus.core.stage import Requirements, Transform
 from morpheus.features.encoder import EncodedRows, EncodedSlice, encode_users
 from morpheus.models.input_check import NewValues, count_new_values
 
-MAX_ROWS = 64
+MAX_ROWS = 128
 """Events of one user up to which they are encoded one by one, with those of other users."""
 
 MAX_CHECKED_USERS = 64
-"""Users of a bundle whose new values are counted: a sample, because it takes time."""
+"""Users of a bundle whose new values are counted on an endless input: a sample, because it takes
+time."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Preprocess(Transform):
             if users:
                 rows = encode_users(encoders, Table.concat(tables).to_frame(), heights)
                 found = dict(zip(users, rows, strict=True))
-                checked = users[:MAX_CHECKED_USERS]
+                checked = users[:MAX_CHECKED_USERS] if self.options.unbounded else users
                 new_values[users[0]] = _count_new_values(
                     [batches[i] for i in checked], rows[: len(checked)]
                 )
