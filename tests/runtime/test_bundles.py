@@ -19,9 +19,9 @@ from morpheus.models.profile import Fingerprint
 from morpheus.runtime.chain import Segment
 from morpheus.runtime.local import Bundle, run_bundle, run_by_user
 from morpheus.runtime.states import MemoryStateStore
-from morpheus.stages.add_scores import AddScores
+from morpheus.stages.add_scores import AddClass, AddScores
 from morpheus.stages.explain import Explain
-from morpheus.stages.filter import Filter
+from morpheus.stages.filter import CandidateFilter, Filter
 from morpheus.stages.infer import InfPytorch, Preprocess
 from morpheus.stages.serialize import Serialize
 from morpheus.stages.timeseries import Timeseries
@@ -39,6 +39,12 @@ CHAINS = {
         Timeseries(causal=True, resolution="10m", min_window="2h", zscore_threshold=2.0),
         Serialize(),
     ),
+    "classes": (
+        *FRONT,
+        AddClass(label=("risk", "zscore"), threshold=2.0, prefix="is_"),
+        Serialize(),
+    ),
+    "candidates": (*FRONT, CandidateFilter(), Serialize()),
     "explained alerts": (*FRONT, Filter(label=("risk",), threshold=1.0), Explain(), Serialize()),
 }
 
@@ -164,6 +170,13 @@ def assert_same(found: Sequence[Batch], wanted: Sequence[Batch]) -> None:
         assert one.table.to_frame().write_csv() == other.table.to_frame().write_csv()
         assert one.table.schema == other.table.schema
         assert (one.filtered, one.scores, one.card) == (other.filtered, other.scores, other.card)
+        assert candidates_of(one) == candidates_of(other)
+
+
+def candidates_of(batch: Batch) -> str:
+    """The candidates for alerts, each value in full."""
+    with np.printoptions(threshold=10_000, floatmode="unique"):
+        return repr(batch.candidates)
 
 
 def test_the_chains_have_something_to_find() -> None:

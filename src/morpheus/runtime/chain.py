@@ -316,8 +316,8 @@ class Chain:
         outputs: dict[str | None, list[Batch]] = {batch.user: [] for batch in batches}
         for output in self.push_many(batches):
             outputs[output.user].append(output)
-        for user, found in outputs.items():
-            yield from found
+        for user in list(outputs):
+            yield from outputs.pop(user)
             yield from self.flush_user(user)
 
     def _note_user(self, user: str | None) -> None:

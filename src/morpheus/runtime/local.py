@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from morpheus.core.batch import Batch, Partition, RunMetrics
+from morpheus.core.batch import Batch, Partition, RowBuffer, RunMetrics
 from morpheus.core.state import PARTS, SOURCE, StateKey, decode_state, encode_state, part_key
 from morpheus.runtime.chain import Segment, UserBatches
 from morpheus.runtime.pool import WorkerPool
@@ -187,22 +187,21 @@ def run_by_user(
     segment: Segment, batches: Iterable[Batch], store: StateStore | None
 ) -> Generator[Batch, None, None]:
     """Run the segment for each user in this process, batch by batch, and small users together."""
-    small: list[Batch] = []
+    small = RowBuffer[Batch]()
     for user, group in groupby(batches, key=attrgetter("user")):
         head = list(islice(group, 2))
         if is_small(head):
-            small += head
-        if small and (not is_small(head) or sum(map(num_events, small)) >= SMALL_USERS_EVENTS):
-            yield from _run_small_users(segment, small, store)
-            small = []
-        if not is_small(head):
-            opened = segment.open(None if store is None else store.load([user]))
-            for batch in chain(head, group):
-                yield from opened.push(batch)
-            yield from opened.flush()
-            save_states(store, opened.changed)
-    if small:
-        yield from _run_small_users(segment, small, store)
+            small.add(head[0], head[0].table.height)
+            if small.has(SMALL_USERS_EVENTS):
+                yield from _run_small_users(segment, small.take(), store)
+            continue
+        yield from _run_small_users(segment, small.take(), store)
+        opened = segment.open(None if store is None else store.load([user]))
+        for batch in chain(head, group):
+            yield from opened.push(batch)
+        yield from opened.flush()
+        save_states(store, opened.changed)
+    yield from _run_small_users(segment, small.take(), store)
 
 
 def is_small(batches: Sequence[Batch]) -> bool:
@@ -212,10 +211,23 @@ def is_small(batches: Sequence[Batch]) -> bool:
     return not more and history is None and 0 < first.table.height <= SMALL_USER_EVENTS
 
 
+def _divide_small_users(batches: Iterable[Batch]) -> Iterator[list[Batch]]:
+    """Yield as many users as are processed together."""
+    part = RowBuffer[Batch]()
+    for batch in batches:
+        part.add(batch, batch.table.height)
+        if part.has(SMALL_USERS_EVENTS):
+            yield part.take()
+    if part.items:
+        yield part.take()
+
+
 def _run_small_users(
     segment: Segment, batches: Sequence[Batch], store: StateStore | None
 ) -> Generator[Batch, None, None]:
     """Run the segment for users of one batch each, in one pass."""
+    if not batches:
+        return
     saved = None if store is None else store.load([batch.user for batch in batches])
     opened = segment.open(saved)
     yield from opened.run_users(batches)
@@ -260,7 +272,8 @@ def run_bundle(segment: Segment, bundle: Bundle) -> BundleResult:
     batches: list[Batch] = []
     for small, groups in groupby(bundle.groups, key=is_small):
         if small:
-            batches += opened.run_users([group[0] for group in groups])
+            for part in _divide_small_users(group[0] for group in groups):
+                batches += opened.run_users(part)
             continue
         for group in groups:
             for batch in group:

@@ -685,3 +685,21 @@ class AddClass(Transform):
             for label, values in scores.items()
         ]
         yield replace(batch, table=batch.table.with_columns(classes))
+
+    def process_users(
+        self, batches: Sequence[Losses | Scored], states: Sequence[ScoreState]
+    ) -> Iterator[list[Losses | Scored]]:
+        """Add the columns to batches of several users."""
+        tables = [batch.table for batch in batches]
+        if not Table.have_same_columns(tables):
+            yield from (list(self.process(*each)) for each in zip(batches, states, strict=True))
+            return
+        usages = [state.usage for state in states]
+        names = _find_functions(self.label, self.options)
+        scores = compute_scores_of_users(batches, usages, self.label, self.options)
+        classes = [
+            exceeds(values, self.threshold).alias(self.prefix + label)
+            for label, values in zip(names, scores, strict=True)
+        ]
+        added = Table.add_to_all(tables, classes)
+        yield from ([batch.change(table=each)] for batch, each in zip(batches, added, strict=True))

@@ -46,7 +46,7 @@ from morpheus.models.calibration import (
     count_exceedances,
 )
 from morpheus.models.daily_usage import DailyScores, UsageState
-from morpheus.models.profile import SCOPE_GLOBAL
+from morpheus.models.profile import SCOPE_GLOBAL, Fingerprint
 from morpheus.models.scoring import number_days
 from morpheus.report.aggregate import EventArrays
 from morpheus.report.incidents import format_day, incident_id
@@ -57,6 +57,7 @@ from morpheus.stages.add_scores import (
     compute_scores,
     compute_scores_of_users,
     exceeds,
+    record_days_of_users,
     score_days,
     validate_labels,
 )
@@ -320,25 +321,69 @@ class CandidateFilter(Transform):
             nothing = np.zeros(batch.table.height, dtype=np.bool_)
             yield mask_batch(batch, nothing, collect_stats=collect_stats)
             return
+        found = self._find_candidates(batch, batch.fingerprint, state, scores)
+        _check_incident_columns(batch)
+        table = batch.table.with_columns(_make_incident_columns([batch.user], [found]))
+        batch = replace(batch, candidates=found, table=table)
+        yield mask_batch(batch, self.select(batch, scores.risk), collect_stats=collect_stats)
+
+    def process_users(
+        self, batches: Sequence[Losses | Scored], states: Sequence[FilterState]
+    ) -> Iterator[list[Losses | Scored]]:
+        """Drop and count events of several users."""
+        tables = [batch.table for batch in batches]
+        differ = self.options.keeps_dropped_stats or not Table.have_same_columns(tables)
+        usages = [state.usage for state in states]
+        records = [] if differ else record_days_of_users(batches, usages, self.options.timezone)
+        kept: dict[int, Losses | Scored] = {}
+        found: dict[int, AlertCandidates] = {}
+        for i, record in enumerate(records):
+            fingerprint = batches[i].fingerprint
+            if record is not None and fingerprint is not None:
+                found[i] = self._find_candidates(batches[i], fingerprint, states[i], record.scores)
+        if found:
+            chosen = [batches[i] for i in found]
+            kept = dict(zip(found, self._keep_candidates(chosen, [*found.values()]), strict=True))
+        for i, (batch, state) in enumerate(zip(batches, states, strict=True)):
+            yield [kept[i]] if i in kept else list(self.process(batch, state))
+
+    def _keep_candidates(
+        self, batches: Sequence[Losses | Scored], found: Sequence[AlertCandidates]
+    ) -> Iterator[Losses | Scored]:
+        """Drop and count the events of users with the same columns that cannot be alerts."""
+        _check_incident_columns(batches[0])
+        columns = _make_incident_columns([batch.user for batch in batches], found)
+        whole = Table.concat(batch.table for batch in batches).with_columns(columns)
+        masks = [self.select(batch, each.risks) for batch, each in zip(batches, found, strict=True)]
+        parts = whole.filter(np.concatenate(masks)).split(int(mask.sum()) for mask in masks)
+        for batch, each, mask, table in zip(batches, found, masks, parts, strict=True):
+            yield _keep_rows(batch.change(candidates=each), table, mask)
+
+    def _find_candidates(
+        self,
+        batch: Losses | Scored,
+        fingerprint: Fingerprint,
+        state: FilterState,
+        scores: DailyScores,
+    ) -> AlertCandidates:
+        """Return the events of a batch as alert candidates."""
         days = number_days(batch.table[TIME], self.options.timezone)
         dates, first = np.unique(days, return_inverse=True)
         maxima = np.zeros(len(dates))
         np.maximum.at(maxima, first, scores.risk)
         bursts, day_bursts = _read_bursts(batch), np.full(len(dates), np.nan)
         np.fmin.at(day_bursts, first, bursts)
-        calibration = batch.fingerprint.calibration.day_maxima.astype(np.float64)
-        shared = batch.fingerprint.card.training_data_scope == SCOPE_GLOBAL
+        calibration = fingerprint.calibration.day_maxima.astype(np.float64)
+        shared = fingerprint.card.training_data_scope == SCOPE_GLOBAL
         suppressed_by, expired_rule = self.rules.match(batch.user, batch.table.to_frame())
         left = self._score_remaining(batch, state, scores, suppressed_by != NO_MATCH)
         remaining_pvalues = combine_pvalues(left.pvalue, bursts)
         severities = compute_severity(np.minimum(left.incident_pvalue, remaining_pvalues))
-        candidates = AlertCandidates(
+        return AlertCandidates(
             UserDays(calibration, maxima, dates, day_bursts, shared),
             *(scores.risk, days, combine_pvalues(scores.pvalue, bursts), bursts, severities),
             *(left.risk, remaining_pvalues, suppressed_by, expired_rule),
         )
-        batch = replace(batch, candidates=candidates, table=_add_incidents(batch, days, severities))
-        yield mask_batch(batch, self.select(batch, scores.risk), collect_stats=collect_stats)
 
     def select(self, batch: Batch, risk: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Return which events may be kept; see `SelectsByRisk`."""
@@ -365,11 +410,11 @@ class CandidateFilter(Transform):
         )
 
 
-def _add_incidents(batch: Batch, days: NDArray[np.int64], severities: NDArray[np.float64]) -> Table:
-    """Add the id of the incident that each event can be part of, and its severity so far.
+def _check_incident_columns(batch: Batch) -> None:
+    """Reject a log with columns that would be replaced.
 
     Raises:
-        UsageError: The log has a column of such a name.
+        UsageError: It has a column of such a name.
     """
     clash = {INCIDENT_ID, INCIDENT_SEVERITY} & set(batch.log_columns)
     if clash:
@@ -377,14 +422,21 @@ def _add_incidents(batch: Batch, days: NDArray[np.int64], severities: NDArray[np
             f"filter: the log has a column `{min(clash)}`, which --alerts_per_day would replace. "
             "Rename it in the schema, or use --threshold."
         )
-    dates, inverse = np.unique(days, return_inverse=True)
-    ids = np.array([incident_id(batch.user, format_day(day)) for day in dates.tolist()])
-    return batch.table.with_columns(
-        [
-            pl.Series(INCIDENT_ID, ids[inverse] if len(ids) else [], pl.String),
-            pl.Series(INCIDENT_SEVERITY, np.rint(severities), dtype=pl.Int64),
-        ]
-    )
+
+
+def _make_incident_columns(
+    users: Sequence[str | None], candidates: Sequence[AlertCandidates]
+) -> list[pl.Series]:
+    """Return the id of the incident that each event can be part of, and its severity so far."""
+    ids: list[str] = []
+    for user, each in zip(users, candidates, strict=True):
+        known = {day: incident_id(user, format_day(day)) for day in each.user_days.dates.tolist()}
+        ids += [known[day] for day in each.days.tolist()]
+    severities = np.concatenate([each.severities for each in candidates])
+    return [
+        pl.Series(INCIDENT_ID, ids, pl.String),
+        pl.Series(INCIDENT_SEVERITY, np.rint(severities), dtype=pl.Int64),
+    ]
 
 
 def _state_severity(batch: BatchT, highest: Mapping[UserDay, float]) -> BatchT:
