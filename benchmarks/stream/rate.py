@@ -240,7 +240,7 @@ class Stand:
         from confluent_kafka import Consumer, TopicPartition  # noqa: PLC0415 - an extra
         from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - the same
 
-        settings = {"bootstrap.servers": self.brokers}
+        settings: dict[str, Any] = {"bootstrap.servers": self.brokers}
         group = Consumer(settings | {"group.id": GROUP})
         admin = AdminClient(settings)
         places = [TopicPartition("events", number) for number in range(PARTITIONS)]
