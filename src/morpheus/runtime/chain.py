@@ -214,9 +214,9 @@ class Chain:
     """Pushes batches through the stages of a segment, and holds the state of each stage and user.
 
     On a bounded input a user's batches are consecutive: when the next user's first batch arrives,
-    the states of the last user are flushed, encoded if `Segment.saves`, and released. On an
-    unbounded input a user's batches can arrive at any time, so states stay live until the input
-    ends.
+    the states of the last user are flushed, encoded if `Segment.saves`, and released. `run_users`
+    takes the batches of several users, and then does so with each of them. On an unbounded input a
+    user's batches can arrive at any time, so states stay live until the input ends.
 
     Attributes:
         segment: The stages.
