@@ -236,6 +236,9 @@ class Stand:
         Args:
             first: Number of the first event. Those before it have been sent.
             end: Number after the last one.
+
+        Raises:
+            RuntimeError: The product commits nothing.
         """
         from confluent_kafka import Consumer, TopicPartition  # noqa: PLC0415 - an extra
         from confluent_kafka.admin import AdminClient  # noqa: PLC0415 - the same
@@ -244,11 +247,15 @@ class Stand:
         group = Consumer(settings | {"group.id": GROUP})
         admin = AdminClient(settings)
         places = [TopicPartition("events", number) for number in range(PARTITIONS)]
+        deadline = time.time() + PATIENCE
         while first < end:
             read = [place for place in group.committed(places) if place.offset > 0]
             if first - sum(place.offset for place in read) > BACKLOG - BACKLOG_STEP:
+                if time.time() > deadline:
+                    raise RuntimeError(f"the product commits nothing: {self.product.log()[-2000:]}")
                 time.sleep(SAMPLE_SECONDS)
                 continue
+            deadline = time.time() + PATIENCE
             for future in admin.delete_records(read).values() if read else ():
                 future.result(PATIENCE)
             step = min(BACKLOG_STEP, end - first)
@@ -319,7 +326,7 @@ def tables(scale: Scale) -> Iterator[Table]:
 
 
 def measure_rate(one: Stand, scale: Scale) -> tuple[Table, float]:
-    """Process events that are there already."""
+    """Process events of which enough wait at any time."""
     waiting = min(scale.events, BACKLOG)
     one.produce(0, waiting)
     started = time.time()

@@ -11,6 +11,7 @@ import pytest
 from morpheus.core.batch import RunMetrics
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
+from morpheus.runtime.local import encode_source, restore_source
 from morpheus.sources.cloudtrail import FromCloudtrail
 from morpheus.sources.from_file import FromFile
 from morpheus.sources.schema_file import load_schema
@@ -90,7 +91,7 @@ def test_a_later_run_takes_an_outcome_that_is_new_and_no_stage_twice(tmp_path: P
     for number, records in enumerate(runs):
         frame, _ = read(kubernetes(write(tmp_path / f"{number}.jsonl", records)), state)
         found.append(frame.select("auditID", "stage").rows() if frame.height else [])
-        state = PartitionState.restore(state.snapshot(["ann"]))
+        state = restore_source(encode_source(state, ["ann"]))
     ids = [str(uuid.UUID(int=n)) for n in range(2)]
     assert found == [
         [(ids[0], "ResponseComplete"), (ids[1], "RequestReceived")],

@@ -190,7 +190,7 @@ def run_by_user(
     small = RowBuffer[Batch]()
     for user, group in groupby(batches, key=attrgetter("user")):
         head = list(islice(group, 2))
-        if is_small(head):
+        if _is_small(head):
             small.add(head[0], head[0].table.height)
             if small.has(SMALL_USERS_EVENTS):
                 yield from _run_small_users(segment, small.take(), store)
@@ -204,7 +204,7 @@ def run_by_user(
     yield from _run_small_users(segment, small.take(), store)
 
 
-def is_small(batches: Sequence[Batch]) -> bool:
+def _is_small(batches: Sequence[Batch]) -> bool:
     """Return whether a user with these batches is better processed together with others."""
     [first, *more] = batches
     history = getattr(first, "history", None)
@@ -270,7 +270,7 @@ def run_bundle(segment: Segment, bundle: Bundle) -> BundleResult:
     if segment.users_per_bundle > 1:
         opened.prepare(bundle.groups)
     batches: list[Batch] = []
-    for small, groups in groupby(bundle.groups, key=is_small):
+    for small, groups in groupby(bundle.groups, key=_is_small):
         if small:
             for part in _divide_small_users(group[0] for group in groups):
                 batches += opened.run_users(part)

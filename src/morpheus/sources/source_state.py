@@ -27,7 +27,7 @@ from morpheus.core.state import State, decode_state, encode_state
 from morpheus.features.derived import USER as ROW_USER
 from morpheus.sources.compression import LogPath
 from morpheus.sources.log_format import RecentRows
-from morpheus.sources.seen_events import DIGEST_SIZE, DedupWindow, SeenEvents
+from morpheus.sources.seen_events import DIGEST_SIZE, DedupWindow, SeenEvents, no_parts
 from morpheus.sources.time_range import TimeRange
 from morpheus.storage.object_store import ObjectPath
 
@@ -43,10 +43,6 @@ def _no_times() -> NDArray[np.int64]:
 
 def _no_digests() -> NDArray[np.uint8]:
     return np.empty((0, DIGEST_SIZE), np.uint8)
-
-
-def _no_parts() -> NDArray[np.int64]:
-    return np.empty((0, 3), np.int64)
 
 
 class TextColumn(msgspec.Struct):
@@ -87,7 +83,7 @@ class SourceState(State):
     recent_values: dict[str, TextColumn] = msgspec.field(default_factory=dict)
     event_times: NDArray[np.int64] = msgspec.field(default_factory=_no_times)
     event_digests: NDArray[np.uint8] = msgspec.field(default_factory=_no_digests)
-    event_parts: NDArray[np.int64] = msgspec.field(default_factory=_no_parts)
+    event_parts: NDArray[np.int64] = msgspec.field(default_factory=no_parts)
 
 
 class PartitionState(msgspec.Struct):
