@@ -25,7 +25,7 @@ from morpheus.cli.main import morpheus
 from morpheus.cli.output import format_metrics
 from morpheus.core.batch import Batch, MicroBatch, RunMetrics, Table
 from morpheus.core.stage import PipelineOptions, Values
-from morpheus.core.state import StateKey
+from morpheus.core.state import StateKey, part_key
 from morpheus.errors import UsageError
 from morpheus.features.encoder import EncodedSlice
 from morpheus.pipeline import Pipeline
@@ -281,6 +281,28 @@ def test_a_checkpoint_writes_little_more_than_the_states(tmp_path: Path) -> None
         store.commit()
         written = (tmp_path / "state.db-wal").stat().st_size
     assert written < 1.35 * sum(map(len, states.values()))
+
+
+@pytest.mark.parametrize("parts", [1, 8])
+def test_a_checkpoint_writes_as_much_however_many_parts_there_are(
+    tmp_path: Path, parts: int
+) -> None:
+    rng, users = np.random.default_rng(1), [f"user-{number:05}" for number in range(500)]
+    written = []
+    for number in (0, parts):
+        path = tmp_path / f"{number}.db"
+        with closing(SqliteStateStore(path, {})) as store:
+            kept = {
+                part_key(user, part): rng.bytes(3100) for user in users for part in range(number)
+            }
+            states = {StateKey("source", user): rng.bytes(3000) for user in users}
+            store.save(kept | states)
+            store.commit()
+        with closing(SqliteStateStore(path, {})) as store:
+            store.save({key: rng.bytes(3000) for key in states})
+            store.commit()
+            written.append(path.with_name(f"{path.name}-wal").stat().st_size)
+    assert written[1] < 1.1 * written[0]
 
 
 def test_an_endless_run_removes_old_states_also_from_memory(tmp_path: Path) -> None:

@@ -1183,7 +1183,11 @@ to-file --filename={output}
 
 def load_states(path):
     with closing(sqlite3.connect(path)) as database:
-        return database.execute("SELECT stage, user, data FROM states ORDER BY 2, 1").fetchall()
+        query = (
+            "SELECT stage, user, data FROM states UNION ALL SELECT stage, user, data FROM parts "
+            "ORDER BY 2, 1"
+        )
+        return database.execute(query).fetchall()
 
 
 def count_journal(path):

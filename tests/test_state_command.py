@@ -65,7 +65,11 @@ def file(tmp_path: Path) -> Path:
 
 def contents_of(path: Path) -> list[tuple[object, ...]]:
     with closing(sqlite3.connect(path)) as database:
-        return database.execute("SELECT stage, user, data FROM states ORDER BY 1, 2").fetchall()
+        query = (
+            "SELECT stage, user, data FROM states UNION ALL SELECT stage, user, data FROM parts "
+            "ORDER BY 1, 2"
+        )
+        return database.execute(query).fetchall()
 
 
 def test_show_tells_what_the_file_is_bound_to_and_what_it_has(file: Path) -> None:

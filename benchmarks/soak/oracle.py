@@ -215,7 +215,9 @@ def read_state(path: Path) -> dict[object, object]:
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
         return {
             (stage, user): bytes(data)
-            for stage, user, data in database.execute("SELECT stage, user, data FROM states")
+            for stage, user, data in database.execute(
+                "SELECT stage, user, data FROM states UNION ALL SELECT stage, user, data FROM parts"
+            )
         }
 
 

@@ -44,7 +44,7 @@ def begin(store: SqliteStateStore, user: str = "ann", *, unbounded: bool) -> Par
     state = restore_source({})
     assert state.dedup_window is not None
     state.dedup_window.load = store.load_parts
-    state.merge(restore_source(store.load_without_parts([user])))
+    state.merge(restore_source(store.load([user], with_parts=False)))
     return state
 
 

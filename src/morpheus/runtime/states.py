@@ -42,8 +42,6 @@ _CHUNK = 500  # SQLite allows 32,766 variables in a statement; short statements 
 _CHECKSUM_SIZE = 4
 _LOCK_SECONDS = 5.0
 _SHOWN_VALUES = 3
-_AFTER_PARTS = f"{PARTS[:-1]}{chr(ord(PARTS[-1]) + 1)}"
-"""First name after those of parts."""
 _PAGE_BYTES = 1 << 14
 """Size of the pages of a new file. A state takes some kilobytes; with SQLite's 4,096 bytes, most
 states have a page of their own, and a checkpoint writes twice as much."""
@@ -166,10 +164,16 @@ _WRITES_TO = "@writes_to"
 
 CHANGELOG_FACT = "changelog_topic"
 """Fact of a file: the topic that the states of users are in, too. It binds the file to nothing."""
+_STATE_TABLES = _STATES, _PARTS = "states", "parts"
+"""Tables of states. Parts of states do not change, so they are not between those that do: a
+checkpoint writes whole pages."""
 _TABLES = (
     "meta (key TEXT PRIMARY KEY, value TEXT)",
-    """states (stage TEXT, user TEXT, data BLOB, saved INTEGER, PRIMARY KEY (user, stage))
-    WITHOUT ROWID""",
+    *(
+        f"""{name} (stage TEXT, user TEXT, data BLOB, saved INTEGER, PRIMARY KEY (user, stage))
+        WITHOUT ROWID"""
+        for name in _STATE_TABLES
+    ),
     "offsets (name TEXT PRIMARY KEY, data BLOB) WITHOUT ROWID",
     "outbox (number INTEGER PRIMARY KEY AUTOINCREMENT, place TEXT, data BLOB)",
     "sinks (sink TEXT PRIMARY KEY, place TEXT, delivered INTEGER) WITHOUT ROWID",
@@ -215,35 +219,30 @@ class SqliteStateStore:
                 os.close(self._file)
                 raise
 
-    def load(self, users: Iterable[str | None]) -> dict[StateKey, bytes]:
-        """Return the saved states of some users, for all stages."""
+    def load(
+        self, users: Iterable[str | None], *, with_parts: bool = True
+    ) -> dict[StateKey, bytes]:
+        """Return the saved states of some users, for all stages.
+
+        Args:
+            users: The users.
+            with_parts: Also return the parts of the states of the source.
+        """
         states: dict[StateKey, bytes] = {}
         keys = [_user_key(user) for user in dict.fromkeys(users)]
         with self._translate_errors():
-            for start in range(0, len(keys), _CHUNK):
-                chunk = keys[start : start + _CHUNK]
-                marks = ", ".join("?" * len(chunk))
-                query = f"SELECT stage, user, data FROM states WHERE user IN ({marks})"  # noqa: S608 - only question marks are put in
-                for stage, user, data in self._db.execute(query, chunk):
-                    states[StateKey(stage, _parse_user(user))] = self._check(data)
-        return states
-
-    def load_without_parts(self, users: Iterable[str | None]) -> dict[StateKey, bytes]:
-        """Return the saved states of some users, but not the parts of those of the source."""
-        query = "SELECT stage, data FROM states WHERE user = ? AND stage"
-        states: dict[StateKey, bytes] = {}
-        with self._translate_errors():
-            for user in dict.fromkeys(users):
-                key = _user_key(user)
-                # Two ranges: a user can have a thousand parts between them.
-                values = key, PARTS, key, _AFTER_PARTS
-                rows = self._db.execute(f"{query} < ? UNION ALL {query} >= ?", values)
-                states |= {StateKey(stage, user): self._check(data) for stage, data in rows}
+            for table in _STATE_TABLES if with_parts else (_STATES,):
+                for start in range(0, len(keys), _CHUNK):
+                    chunk = keys[start : start + _CHUNK]
+                    marks = ", ".join("?" * len(chunk))
+                    query = f"SELECT stage, user, data FROM {table} WHERE user IN ({marks})"  # noqa: S608 - a constant and question marks are put in
+                    for stage, user, data in self._db.execute(query, chunk):
+                        states[StateKey(stage, _parse_user(user))] = self._check(data)
         return states
 
     def load_parts(self, user: str | None, numbers: Sequence[int]) -> Iterator[bytes]:
         """Yield parts of the state of the source for a user."""
-        query = "SELECT data FROM states WHERE user = ? AND stage = ?"
+        query = "SELECT data FROM parts WHERE user = ? AND stage = ?"
         for number in numbers:
             with self._translate_errors():
                 row = self._db.execute(query, (_user_key(user), part_key(user, number).stage))
@@ -262,16 +261,21 @@ class SqliteStateStore:
         now = int(time.time())
         # In the order of the table, rows of neighbouring users are in the same pages.
         keys = sorted((_user_key(key.user), key.stage, key) for key in states)
-        rows = (
-            (stage, user, _checksum(data := states[key]) + data, now) for user, stage, key in keys
-        )
+        parts = [each for each in keys if each[1].startswith(PARTS)]
+        whole = [each for each in keys if not each[1].startswith(PARTS)] if parts else keys
         with self._translate_errors():
-            # A state that has not changed keeps its time.
-            self._db.executemany(
-                "INSERT INTO states VALUES (?, ?, ?, ?) ON CONFLICT (user, stage) DO UPDATE SET "
-                "data = excluded.data, saved = excluded.saved WHERE data IS NOT excluded.data",
-                rows,
-            )
+            for table, chosen in ((_STATES, whole), (_PARTS, parts)):
+                rows = (
+                    (stage, user, _checksum(data := states[key]) + data, now)
+                    for user, stage, key in chosen
+                )
+                # A state that has not changed keeps its time.
+                self._db.executemany(
+                    f"INSERT INTO {table} VALUES (?, ?, ?, ?) ON CONFLICT (user, stage) DO UPDATE "  # noqa: S608 - a constant is put in
+                    "SET data = excluded.data, saved = excluded.saved "
+                    "WHERE data IS NOT excluded.data",
+                    rows,
+                )
 
     def load_offsets(self) -> dict[str, bytes]:
         """Return the offsets of the source, by its partition."""
@@ -399,8 +403,7 @@ class SqliteStateStore:
     def remove(self, users: Iterable[str | None]) -> None:
         """Remove all states of some users at once, also from the free space of the file."""
         with self._translate_errors():
-            keys = [(_user_key(user),) for user in users]
-            self._db.executemany("DELETE FROM states WHERE user = ?", keys)
+            self._delete_users(map(_user_key, users))
             self._db.execute("COMMIT")
             self._db.execute("VACUUM")
             self._db.execute("BEGIN IMMEDIATE")
@@ -409,10 +412,15 @@ class SqliteStateStore:
         """Remove all states of some users with the next commit; None for all who have a name."""
         with self._translate_errors():
             if users is None:
-                self._db.execute("DELETE FROM states WHERE user != ''")
+                for table in _STATE_TABLES:
+                    self._db.execute(f"DELETE FROM {table} WHERE user != ''")  # noqa: S608 - a constant is put in
                 return
-            keys = [(_user_key(user),) for user in users]
-            self._db.executemany("DELETE FROM states WHERE user = ?", keys)
+            self._delete_users(map(_user_key, users))
+
+    def _delete_users(self, keys: Iterable[str]) -> None:
+        rows = [(key,) for key in keys]
+        for table in _STATE_TABLES:
+            self._db.executemany(f"DELETE FROM {table} WHERE user = ?", rows)  # noqa: S608 - a constant is put in
 
     def note_changelog(self, topic: str | None) -> None:
         """Keep the name of the topic that the states of users are in, too; None for none."""
@@ -438,7 +446,7 @@ class SqliteStateStore:
             if keys:
                 # What is removed is overwritten, also where the file does not get smaller.
                 self._db.execute("PRAGMA secure_delete=ON")
-                self._db.executemany("DELETE FROM states WHERE user = ?", [(key,) for key in keys])
+                self._delete_users(keys)
                 self._db.execute("PRAGMA secure_delete=OFF")
         return [key[1:] for key in keys]
 
@@ -449,7 +457,8 @@ class SqliteStateStore:
         """
         rows = [(key.stage, _user_key(key.user)) for key in keys]
         with self._translate_errors():
-            self._db.executemany("DELETE FROM states WHERE stage = ? AND user = ?", rows)
+            for table in _STATE_TABLES:
+                self._db.executemany(f"DELETE FROM {table} WHERE stage = ? AND user = ?", rows)  # noqa: S608 - a constant is put in
             left = {stage for (stage,) in self._db.execute("SELECT DISTINCT stage FROM states")}
             for stage in {stage for stage, _ in rows} - left:
                 prefix = f"{stage.removesuffix('#1')} --"
@@ -673,7 +682,7 @@ class StateReader:
 
     def read_sizes(self) -> list[tuple[StateKey, int, datetime]]:
         """Return the size in bytes and the time of the latest save of each state."""
-        rows = self._query("SELECT stage, user, LENGTH(data), saved FROM states")
+        rows = self._query(self._select("stage, user, LENGTH(data), saved"))
         return [
             (StateKey(stage, _parse_user(user)), size - _CHECKSUM_SIZE, _to_time(saved))
             for stage, user, size, saved in rows
@@ -681,7 +690,7 @@ class StateReader:
 
     def iter_states(self, users: Collection[str | None] = ()) -> Iterator[SavedState]:
         """Yield the states, by user and stage: of some users, or of all."""
-        query = "SELECT stage, user, data, saved FROM states"
+        query = f"SELECT * FROM ({self._select('stage, user, data, saved')})"  # noqa: S608 - constants are put in
         keys = [_user_key(user) for user in users]
         query += f" WHERE user IN ({', '.join('?' * len(keys))})" if keys else ""
         for stage, user, stored, saved in self._query(f"{query} ORDER BY user, stage", keys):
@@ -689,6 +698,11 @@ class StateReader:
             is_intact = stored[:_CHECKSUM_SIZE] == _checksum(data)
             key = StateKey(stage, _parse_user(user))
             yield SavedState(key, data if is_intact else None, len(data), _to_time(saved))
+
+    def _select(self, columns: str) -> str:
+        """Return the query of all states. A file of an earlier version has no parts."""
+        tables = [name for name in _STATE_TABLES if name in self.tables]
+        return " UNION ALL ".join(f"SELECT {columns} FROM {name}" for name in tables)  # noqa: S608 - constants are put in
 
     def read_offsets(self) -> dict[str, bytes]:
         """Return the offsets of the source, by its partition."""

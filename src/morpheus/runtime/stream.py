@@ -299,7 +299,7 @@ class DurableStream(Stream):
         users = list(dict.fromkeys(partition.user_names()))
         new = [user for user in users if user not in self._loaded]
         if new:
-            states = self.store.load_without_parts(new)
+            states = self.store.load(new, with_parts=False)
             self.source_state.merge(restore_source(states))
             for chain in self.chains:
                 chain.restore(states)
