@@ -1,4 +1,5 @@
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -142,3 +143,27 @@ def is_running(process: int) -> bool:
     except ProcessLookupError:
         return False
     return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
+
+
+USES_MEMORY = """
+import resource
+import sys
+
+from morpheus.runtime.pool import keep_freed_memory
+
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+for _ in range(100):
+    first, second = bytearray(20_000_000), bytearray(20_000_000)
+    del first, second
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep memory")
+def test_memory_of_large_blocks_is_not_requested_again() -> None:
+    def count_faults(word: str) -> int:
+        command = [sys.executable, "-c", USES_MEMORY, word]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert count_faults("keep") < count_faults("return") / 10

@@ -538,8 +538,9 @@ def _explain_unexpected_word(word: str, context: click.Context) -> str:
 )
 def run(**_: object) -> None:
     """Run a pipeline of stages."""
-    from morpheus.runtime.pool import SINGLE_THREAD_ENV  # noqa: PLC0415 - `--help` runs nothing
+    from morpheus.runtime.pool import SINGLE_THREAD_ENV, keep_freed_memory  # noqa: PLC0415 - `--help` runs nothing
 
+    keep_freed_memory()
     for name, value in SINGLE_THREAD_ENV.items():
         os.environ.setdefault(name, value)
 

@@ -7,7 +7,6 @@ data between workers, and fetches results in order.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import signal
 import time
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
@@ -29,7 +28,7 @@ from uuid import uuid4
 import msgspec
 
 from morpheus.errors import MorpheusError, TransientError, UsageError
-from morpheus.runtime.pool import MAX_IN_FLIGHT, BufferedLogHandler
+from morpheus.runtime.pool import MAX_IN_FLIGHT, BufferedLogHandler, keep_freed_memory
 from morpheus.storage.atomic import files_are_shared, set_file_policy
 from morpheus.storage.spill import SpillDir
 
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
 ResultT = TypeVar("ResultT")
 
 TOPIC = "morpheus"
-_TRIM_BYTES, _MMAP_BYTES = 512 << 20, 32 << 20  # freed memory that glibc keeps
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # numbers of the parameters of mallopt
 
 
 class TaskContext(msgspec.Struct, frozen=True):
@@ -128,22 +125,6 @@ def log_task_started(number: int) -> None:
 def dask_setup(worker: object) -> None:  # noqa: ARG001 - the signature that Dask expects of a preload module
     """Ignore Ctrl+C in a worker: the process at the prompt decides what to do."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-@cache
-def keep_freed_memory() -> None:
-    """Let glibc keep freed memory that will be needed again.
-
-    Dask's nannies set MALLOC_TRIM_THRESHOLD_ to 64 kB, so that the memory of each array returns to
-    the system and is requested again: training takes up to three times as long. Other C libraries
-    do not have this problem.
-    """
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return
-    mallopt(_MMAP_THRESHOLD, _MMAP_BYTES)
-    mallopt(_TRIM_THRESHOLD, _TRIM_BYTES)
 
 
 @contextmanager
