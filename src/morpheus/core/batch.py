@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, Self, TypeVar
@@ -473,14 +473,14 @@ class Batch:
         """
         # As the constructor, which takes ten times as long: it sets the fields one by one.
         batch = object.__new__(kind)
-        values, own = vars(batch), vars(self)
-        values.update(own)
-        if len(own) > len(_COMMON_FIELDS):
-            for name in own.keys() - _COMMON_FIELDS:
-                del values[name]
+        values, known = vars(batch), kind.__dataclass_fields__
+        values.update(vars(self))
+        for name in _list_own_fields(type(self)):  # type: ignore[arg-type]  # it asks instances
+            values.pop(name, None)
         values.update(changes)
-        if kind.__dataclass_fields__.keys() != values.keys():
-            return kind(**values)  # it says which field is missing
+        if len(values) != len(known) or not known.keys() >= changes.keys():
+            chosen = {name: values[name] for name in values if name in known or name in changes}
+            return kind(**chosen)  # it says which field is missing
         return batch
 
     def change(self, **changes: object) -> Self:
@@ -492,7 +492,10 @@ class Batch:
         return batch
 
 
-_COMMON_FIELDS = frozenset(each.name for each in fields(Batch))
+@cache
+def _list_own_fields(kind: type[Batch]) -> tuple[str, ...]:
+    """Return the fields that a kind of batch has besides those of `Batch`."""
+    return tuple(kind.__dataclass_fields__.keys() - Batch.__dataclass_fields__.keys())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -184,7 +184,7 @@ class Outbox(msgspec.Struct):
         """Keep a batch for the sinks of a place."""
         if self.is_closed:
             return
-        if not batch.table.height:
+        if not batch.table.height and place not in self.empty:
             self.empty[place] = replace(batch, fingerprint=None, dict_codes=None, encoded=None)
         batches = self.waiting.setdefault(place, [])
         if batch.table.height or batch.dropped_stats is not None:

@@ -24,6 +24,7 @@ _MAX_LIVE_KEYS = 128
 PART_KEYS = 128
 """Number of event keys in a part."""
 _MAX_PARTS = (_MAX_SEEN_KEYS - _MAX_LIVE_KEYS) // PART_KEYS
+_NO_TIME = np.int64(-(1 << 60))
 _PART_SLACK = 60_000_000
 """Microseconds by which the times of two records of one event differ at most, for a part."""
 DIGEST_SIZE = 16
@@ -66,6 +67,7 @@ class SeenEvents(msgspec.Struct):
             3). The numbers go round, so that a new part takes the place of the oldest one.
         loaded: Encoded parts in memory, by number.
         unsaved: Numbers of the parts that are not saved yet.
+        parts_end: Latest time in the parts; None until it is needed.
     """
 
     times: NDArray[np.int64]
@@ -73,6 +75,12 @@ class SeenEvents(msgspec.Struct):
     parts: NDArray[np.int64] = msgspec.field(default_factory=no_parts)
     loaded: dict[int, bytes] = msgspec.field(default_factory=dict)
     unsaved: set[int] = msgspec.field(default_factory=set)
+    parts_end: np.int64 | None = None
+
+    @classmethod
+    def make_empty(cls) -> SeenEvents:
+        """Return those of a user without events."""
+        return cls(np.empty(0, np.int64), np.empty((2, 0), np.uint64))
 
     @classmethod
     def from_bytes(
@@ -115,7 +123,9 @@ class SeenEvents(msgspec.Struct):
     ) -> Iterable[bytes]:
         """Return the parts that can have events of some times."""
         # Nearly all events come after those in parts, and this is the cheapest way to see it.
-        if not len(self.parts) or times.min() > self.parts[:, 2].max() + _PART_SLACK:
+        if self.parts_end is None:
+            self.parts_end = self.parts[:, 2].max(initial=_NO_TIME)
+        if times.min() > self.parts_end + _PART_SLACK:
             return ()
         ordered = np.sort(times)
         before = np.searchsorted(ordered, self.parts[:, 1] - _PART_SLACK)
@@ -125,10 +135,16 @@ class SeenEvents(msgspec.Struct):
         at_hand = [self.loaded[number] for number in numbers if number in self.loaded]
         return chain(at_hand, load(user, missing) if missing and load is not None else ())
 
-    def add(self, other: SeenEvents, limit: int | None) -> None:
-        """Add later events; keep as many as the limit, the latest ones."""
-        self.times = np.concatenate([self.times, other.times])
-        self.digests = np.concatenate([self.digests, other.digests], axis=1)
+    def add(self, times: NDArray[np.int64], digests: NDArray[np.uint64], limit: int | None) -> None:
+        """Add events, and keep as many as the limit, the latest ones.
+
+        Args:
+            times: Their times, (n,).
+            digests: Their digests, (2, n).
+            limit: The number; None for no limit.
+        """
+        self.times = np.concatenate([self.times, times])
+        self.digests = np.concatenate([self.digests, digests], axis=1)
         if limit is not None and len(self.times) > limit:
             # The order of digests as bytes is stable on every machine.
             order = np.lexsort((*self.digests.view(">u8")[::-1], self.times))[-limit:]
@@ -147,6 +163,7 @@ class SeenEvents(msgspec.Struct):
             self.unsaved.add(number)
             last = np.array([[number, times.min(), times.max()]])
             self.parts = np.concatenate([self.parts[1 - _MAX_PARTS :], last])
+        self.parts_end = None
         # Copies: a view would keep all of them in memory.
         self.times, self.digests = self.times[end:].copy(), self.digests[:, end:].copy()
 
@@ -183,8 +200,10 @@ def _find_digests(digests: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDA
         places[places == number] = 0
         known = known[:, halves[places] == known[0]]
     if number * known.shape[1] <= _MAX_COMPARED:
-        same = known[:, None] == digests[:, :, None]
-        return np.asarray((same[0] & same[1]).any(1))
+        same = known[0] == digests[0][:, None]
+        if not same.any():
+            return np.zeros(number, dtype=np.bool_)
+        return np.asarray((same & (known[1] == digests[1][:, None])).any(1))
     whole, parts = (
         np.ascontiguousarray(each.T).view(f"V{DIGEST_SIZE}").ravel() for each in (digests, known)
     )
@@ -242,17 +261,16 @@ class DedupWindow(msgspec.Struct):
             groups.setdefault(name, []).append(position)
         for name, positions in groups.items():
             known, new = self.seen_events.get(name), np.array(positions)
-            if known is not None:
+            if known is None:
+                known = self.seen_events[name] = SeenEvents.make_empty()
+            else:
                 found = np.zeros(len(new), dtype=np.bool_)
                 for each in (digests, *better):
                     found |= known.find(each[:, new], microseconds[new], name, self.load)
-                seen[new], new = found, new[~found]
+                if found.any():
+                    seen[new], new = found, new[~found]
             new = new[_find_first(digests[:, new])]
-            later = SeenEvents(microseconds[new], digests[:, new])
-            if known is None:
-                self.seen_events[name] = later
-                known, later = later, SeenEvents(later.times[:0], later.digests[:, :0])
-            known.add(later, limit)
+            known.add(microseconds[new], digests[:, new], limit)
         marks = np.zeros(len(keys), dtype=np.bool_)
         marks[rows.to_numpy()] = seen
         return pl.Series(marks)
@@ -260,6 +278,8 @@ class DedupWindow(msgspec.Struct):
 
 def _find_first(digests: NDArray[np.uint64]) -> NDArray[np.intp]:
     """Return the position of each different digest among (2, n), ascending."""
+    if digests.shape[1] == 1:
+        return np.zeros(1, dtype=np.intp)
     first: dict[tuple[int, int], int] = {}
     for position, digest in enumerate(zip(*digests.tolist(), strict=True)):
         first.setdefault(digest, position)
