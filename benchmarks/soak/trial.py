@@ -114,7 +114,9 @@ class Setting:
             "receiver": receiver.url,
         }
         words = fill_command(plan.command, {**own, **feed.values, **values})
-        product = Product(words, folder, feed.environment | {"TMPDIR": str(temp)}, folder / "logs")
+        # A fault of the disk must not damage the files in which Python caches modules.
+        environment = {"TMPDIR": str(temp), "PYTHONDONTWRITEBYTECODE": "1"}
+        product = Product(words, folder, feed.environment | environment, folder / "logs")
         sinks = "{output}" in plan.command, "{receiver}" in plan.command
         return cls(folder, feed, receiver, product, *sinks)
 
