@@ -248,7 +248,9 @@ class PeerGroups(msgspec.Struct, frozen=True):
         owners = _compare(usage, centers).argmax(axis=1)
         for _ in range(_GROUPING_STEPS):
             centers = _find_centers(usage, owners, count)
-            owners = _compare(usage, centers).argmax(axis=1)
+            before, owners = owners, _compare(usage, centers).argmax(axis=1)
+            if np.array_equal(before, owners):
+                break
         return cls(usage, centers, owners)
 
     def find(self, events: pl.DataFrame) -> int:
@@ -273,18 +275,19 @@ def _choose_centers(
     squares = [np.bincount(each.owner, each.share**2, total) for each in usage.values()]
     lengths = np.sqrt(np.maximum(np.sum(squares, axis=0), _MIN_SQUARE))[:, None]
     mean = _find_centers(usage, np.zeros(total, dtype=np.intp), 1)
-    chosen = [int((_compare(usage, mean) / lengths).argmax())]
+    user, closest = int((_compare(usage, mean) / lengths).argmax()), np.zeros(total)
+    chosen: list[dict[str, NDArray[np.float64]]] = []
     while True:
-        groups = np.full(total, len(chosen))  # the rest is a group that is left out
-        groups[chosen] = range(len(chosen))
-        found = _find_centers(usage, groups, len(chosen) + 1)
-        centers = {name: each[:, :-1] for name, each in found.items()}
+        groups = np.ones(total, dtype=np.intp)  # the rest is a group that is left out
+        groups[user] = 0
+        center = {name: each[:, :1] for name, each in _find_centers(usage, groups, 2).items()}
+        chosen.append(center)
         if len(chosen) == count:
-            return centers
+            return {name: np.hstack([each[name] for each in chosen]) for name in usage}
         # Next is the user who is least like the present ones.
-        cosine = (_compare(usage, centers) / lengths).max(axis=1)
-        cosine[chosen] = np.inf
-        chosen.append(int(cosine.argmin()))
+        np.maximum(closest, (_compare(usage, center) / lengths)[:, 0], out=closest)
+        closest[user] = np.inf
+        user = int(closest.argmin())
 
 
 def _find_centers(
