@@ -1026,17 +1026,26 @@ def _encode_keys(
     values: BundleValues,
 ) -> list[IntArray]:
     """Return what `daily_usage.encode_keys` returns for each user."""
-    keys = [(each.rows.codes + each.parts.usage.offsets)[each.rows.inverse] for each in users]
-    starts = (heights.cumsum() - heights).tolist()
-    cells: dict[tuple[str, int], list[tuple[int, int]]] = {}
-    for i, user in enumerate(users):
-        codes = user.rows.codes[user.rows.inverse]
-        unknown = (codes == UNKNOWN) & (user.parts.usage.novelty < MIN_CHANGING_NOVELTY)
-        if unknown.any():
-            for event, column in np.argwhere(unknown).tolist():
-                cells.setdefault((names[i][column], column), []).append((i, event))
-    for (name, column), found in cells.items():
-        events = np.array([starts[i] + event for i, event in found], dtype=np.intp)
-        for (i, event), text in zip(found, values(name, events), strict=True):
-            keys[i][event, column] = hash_new_value(column, text or "")
-    return keys
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for i, columns in enumerate(names):
+        groups.setdefault(columns, []).append(i)
+    keys, starts = dict[int, IntArray](), heights.cumsum() - heights
+    for columns, group in groups.items():
+        rows, usages = [users[i].rows for i in group], [users[i].parts.usage for i in group]
+        sizes = heights[group]
+        owner = np.repeat(np.arange(len(group)), sizes)
+        distinct = np.array([len(each.codes) for each in rows], dtype=np.intp)
+        inverse = np.concatenate([each.inverse for each in rows])
+        codes = np.concatenate([each.codes for each in rows])[
+            inverse + (distinct.cumsum() - distinct)[owner]
+        ]
+        of_group = codes + np.array([each.offsets for each in usages])[owner]
+        changing = np.array([each.novelty for each in usages]) < MIN_CHANGING_NOVELTY
+        event, column = np.nonzero((codes == UNKNOWN) & changing[owner])
+        places = np.repeat(starts[group], sizes) + number_within(sizes)
+        for number in np.unique(column).tolist():
+            found = event[column == number]
+            texts = values(columns[number], places[found])
+            of_group[found, number] = [hash_new_value(number, text or "") for text in texts]
+        keys |= zip(group, np.split(of_group, sizes.cumsum()[:-1]), strict=True)
+    return [keys[i] for i in range(len(users))]
