@@ -278,9 +278,14 @@ class PlacedModels(Mapping[str, Placed]):
 
     def __init__(self, texts: dict[str, _RawEntry]) -> None:
         self.texts = texts
+        self._latest: tuple[_RawEntry, Placed] | None = None
 
     def __getitem__(self, user: str) -> Placed:
-        return _decode_entry(self.texts[user], user)
+        raw, latest = self.texts[user], self._latest
+        # The load of a fingerprint asks three times.
+        if latest is None or latest[0] is not raw:
+            latest = self._latest = raw, _decode_entry(raw, user)
+        return latest[1]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.texts)
