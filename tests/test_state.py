@@ -13,6 +13,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby, pairwise
@@ -466,6 +467,39 @@ def test_a_state_file_of_other_options_is_rejected(
     assert text.startswith(f"--state: `{saved}` was written with {message}")
     assert text.endswith("Use the same options, or give another --state file.")
     SqliteStateStore(saved, CONFIG).close()
+
+
+def read_format(path: Path) -> str:
+    with closing(sqlite3.connect(path)) as database:
+        [(found,)] = database.execute("SELECT value FROM meta WHERE key = 'format'")
+        return str(found)
+
+
+def write_format(path: Path, found: int) -> None:
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE meta SET value = ? WHERE key = 'format'", [str(found)])
+
+
+def test_a_file_of_an_earlier_format_is_read_and_gets_the_latest_one_with_a_commit(
+    saved: Path,
+) -> None:
+    write_format(saved, 2)
+    with closing(SqliteStateStore(saved, CONFIG)) as store:
+        before = store.load(["ann"])
+    assert read_format(saved) == "2"
+    with closing(SqliteStateStore(saved, CONFIG)) as store:
+        store.commit()
+    assert read_format(saved) == "3"
+    with closing(SqliteStateStore(saved, CONFIG)) as store:
+        assert store.load(["ann"]) == before != {}
+
+
+@pytest.mark.parametrize("found", [1, 4])
+def test_a_file_of_an_unknown_format_is_rejected(saved: Path, found: int) -> None:
+    write_format(saved, found)
+    with pytest.raises(UsageError, match=f"format {found}, and this release reads 2 and 3. Use"):
+        SqliteStateStore(saved, CONFIG)
+    assert read_format(saved) == str(found)
 
 
 def write_text(path: Path) -> None:

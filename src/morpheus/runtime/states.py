@@ -37,7 +37,10 @@ logger = logging.getLogger(__name__)
 SavedStates = Mapping[StateKey, bytes]
 """Encoded states by stage and user: the form in which stores keep them and workers get them."""
 
-_FORMAT = 2
+_FORMAT = 3
+_READ_FORMATS = (2, _FORMAT)
+"""Formats of files that are read. A file becomes one of the latest format with the first commit, so
+that a release that knows no parts of states rejects it, and does not score late copies again."""
 _CHUNK = 500  # SQLite allows 32,766 variables in a statement; short statements plan faster.
 _CHECKSUM_SIZE = 4
 _LOCK_SECONDS = 5.0
@@ -543,12 +546,22 @@ class SqliteStateStore:
         for table in _TABLES:
             self._db.execute(f"CREATE TABLE IF NOT EXISTS {table}")
         wanted = {name: json.dumps(value) for name, value in config.items()}
-        wanted["format"] = json.dumps(_FORMAT)
         stored = dict(self._db.execute("SELECT key, value FROM meta"))
-        if stored:
-            self._check_config(stored, wanted)
-        else:
-            self._db.executemany("INSERT INTO meta VALUES (?, ?)", wanted.items())
+        self._check_format(stored)
+        self._check_config(stored, wanted)
+        new = {name: wanted[name] for name in wanted.keys() - stored.keys()}
+        # Writing something, even the same, shows at once whether the file can be written.
+        new["format"] = json.dumps(_FORMAT)
+        self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", new.items())
+
+    def _check_format(self, stored: Mapping[str, str]) -> None:
+        found = stored.get("format", json.dumps(_FORMAT))
+        if found not in map(json.dumps, _READ_FORMATS):
+            raise UsageError(
+                f"--state: `{self.path}` has format {found}, and this release reads "
+                f"{' and '.join(map(str, _READ_FORMATS))}. Use the release that wrote the file, or "
+                "give another --state file."
+            )
 
     def _check_config(self, stored: Mapping[str, str], wanted: Mapping[str, str]) -> None:
         for name in sorted(wanted.keys() & stored.keys()):
@@ -558,10 +571,6 @@ class SqliteStateStore:
                     f"--state: `{self.path}` was written with another {name}: {before} then, "
                     f"{now} now. Use the same options, or give another --state file."
                 )
-        new = {name: wanted[name] for name in wanted.keys() - stored.keys()}
-        # Writing something, even the same, shows at once whether the file can be written.
-        new["format"] = wanted["format"]
-        self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", new.items())
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
