@@ -6,6 +6,7 @@ import gzip
 import json
 import logging
 import random
+import resource
 import shutil
 import sqlite3
 import stat
@@ -467,6 +468,25 @@ def test_a_state_file_of_other_options_is_rejected(
     assert text.startswith(f"--state: `{saved}` was written with {message}")
     assert text.endswith("Use the same options, or give another --state file.")
     SqliteStateStore(saved, CONFIG).close()
+
+
+def test_a_state_that_is_saved_is_no_failure_if_the_file_cannot_grow(
+    saved: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    size, (soft, hard) = saved.stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
+    key, data = StateKey("explain#1", "bob"), bytes(size // 2)
+    store = SqliteStateStore(saved, CONFIG)
+    store.save({key: data})
+    store.commit()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        store.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert f"All that was saved is in it and in `{saved.name}-wal`" in caplog.text
+    with closing(SqliteStateStore(saved, CONFIG)) as store:
+        assert store.load(["bob"]) == {key: data}
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
 
 
 def read_format(path: Path) -> str:

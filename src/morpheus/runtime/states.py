@@ -497,10 +497,21 @@ class SqliteStateStore:
         with self._translate_errors():
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._empty_log()
             self._db.close()
             # Last, for a process that closes a file gives up SQLite's locks on it.
             os.close(self._file)
+
+    def _empty_log(self) -> None:
+        """Move what is committed from SQLite's log into the file. It is durable also without."""
+        try:
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.OperationalError as error:
+            logger.warning(
+                "--state: `%s` cannot grow: %s. All that was saved is in it and in `%s-wal`: keep "
+                "both files together. The next run joins them, if the disk has space.",
+                *(self.path, error, self.path.name),
+            )
 
     def _lock(self) -> None:
         """Keep other runs away, also between two transactions.
