@@ -489,6 +489,25 @@ def test_a_state_that_is_saved_is_no_failure_if_the_file_cannot_grow(
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
 
 
+def test_what_is_removed_is_overwritten_or_an_error_says_that_it_is_not(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("morpheus.runtime.states._LOCK_SECONDS", 0.05)
+    content = bytes(range(256)) * 3
+    with closing(sqlite3.connect(saved, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT COUNT(*) FROM states").fetchone()
+        with (
+            closing(SqliteStateStore(saved, CONFIG)) as store,
+            pytest.raises(TransientError, match="is being read by another process, so what was"),
+        ):
+            store.remove(["ann"])
+        assert content in saved.read_bytes()
+    with closing(SqliteStateStore(saved, CONFIG)) as store:
+        store.remove(["ann"])
+        assert content not in saved.read_bytes()
+
+
 def read_format(path: Path) -> str:
     with closing(sqlite3.connect(path)) as database:
         [(found,)] = database.execute("SELECT value FROM meta WHERE key = 'format'")

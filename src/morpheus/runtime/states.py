@@ -407,9 +407,7 @@ class SqliteStateStore:
         """Remove all states of some users at once, also from the free space of the file."""
         with self._translate_errors():
             self._delete_users(map(_user_key, users))
-            self._db.execute("COMMIT")
-            self._db.execute("VACUUM")
-            self._db.execute("BEGIN IMMEDIATE")
+            self._overwrite_removed()
 
     def drop_users(self, users: Iterable[str | None] | None = None) -> None:
         """Remove all states of some users with the next commit; None for all who have a name."""
@@ -432,6 +430,22 @@ class SqliteStateStore:
             if topic is not None:
                 values = CHANGELOG_FACT, json.dumps(topic)
                 self._db.execute("INSERT INTO meta VALUES (?, ?)", values)
+
+    def _overwrite_removed(self) -> None:
+        """Commit, and overwrite what was removed, in the file itself.
+
+        Raises:
+            TransientError: Another process reads the file, so that parts of it have to stay.
+        """
+        self._db.execute("COMMIT")
+        self._db.execute("VACUUM")
+        is_read, *_ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if is_read:
+            raise TransientError(
+                f"--state: `{self.path}` is being read by another process, so what was removed is "
+                "not overwritten yet. Run the command again when that has ended."
+            )
+        self._db.execute("BEGIN IMMEDIATE")
 
     def remove_older(self, age: timedelta) -> list[str]:
         """Remove the states of users that no run has changed for some time.
@@ -467,9 +481,7 @@ class SqliteStateStore:
                 prefix = f"{stage.removesuffix('#1')} --"
                 query = "DELETE FROM meta WHERE SUBSTR(key, 1, ?) = ?"
                 self._db.execute(query, [len(prefix), prefix])
-            self._db.execute("COMMIT")
-            self._db.execute("VACUUM")
-            self._db.execute("BEGIN IMMEDIATE")
+            self._overwrite_removed()
 
     def commit(self) -> None:
         """Make all saved states durable, and begin the next transaction."""
