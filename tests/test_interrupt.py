@@ -70,24 +70,26 @@ def test_the_signal_handler_is_restored_at_the_end():
 
 
 EARLY = """
+import signal
 import sys
 
 class Stop:
     def find_spec(self, name, *_):
         if name == "{module}":
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.{name})
 
 sys.meta_path.insert(0, Stop())
 sys.argv = ["morpheus", "run", "pipeline-ae", "from-cloudtrail"]
 from morpheus.__main__ import main
 main()
 """
-"""Ctrl+C while the command imports a module."""
+"""A signal while the command imports a module."""
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("module", ["click", "polars"])
-def test_ctrl_c_during_imports_shows_no_traceback(module):
-    code = EARLY.format(module=module)
+def test_a_signal_during_imports_stops_the_command_without_a_traceback(module, name):
+    code = EARLY.format(module=module, name=name)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert done.returncode == 130
     assert b"Traceback" not in done.stderr

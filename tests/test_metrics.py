@@ -384,6 +384,14 @@ def test_the_file_tells_a_success_from_a_failure_and_keeps_the_last_success(tmp_
     assert second['morpheus_run_end_timestamp_seconds{run="daily"}'] > success
 
 
+def test_a_run_is_complete_also_if_its_file_cannot_be_written(tmp_path):
+    file = tmp_path / "out.csv" / "daily.prom"  # the output takes the place of its folder
+    code, text = run_command(tmp_path, f"--metrics_file={file}")
+    assert code == 0
+    assert f"--metrics_file: Cannot write `{file}`" in text
+    assert (tmp_path / "out.csv").is_file()
+
+
 def test_the_file_of_a_wrong_pipeline_has_its_exit_code(tmp_path):
     file = tmp_path / "daily.prom"
     words = ["pipeline-ae", "from-cloudtrail", f"--input_glob={tmp_path}/in/*.jsonl", "preprocess"]

@@ -524,6 +524,22 @@ def test_prune_keeps_an_anchor_that_was_champion_though_later_versions_were_not(
     assert store.find_kept(keep=0)[1] == "anchor"
 
 
+def test_prune_keeps_the_version_in_which_a_person_accepted_a_user(folder, old, new):
+    accepted = replace(old, card=msgspec.structs.replace(old.card, accepted_until="2026-05-01"))
+    later = replace(new, card=msgspec.structs.replace(new.card, accepted_until="2026-05-01"))
+    for model in (old, old, accepted, later, later, later):
+        publish(folder, ["ann"], model, alias=CHAMPION)
+    age(folder, [90, 27, 27, 27, 27, 1])  # all in one period of anchors
+    store = VersionedStore.open(folder)
+    before = store.find_accepted(store.open_version().cards)
+    assert before == {"ann": 3}
+    assert store.find_kept(keep=0)[3] == "anchor of accepted users"
+    assert 4 in store.prune(keep=0)
+    assert store.find_accepted(store.open_version().cards) == before
+    age(folder, [90, 80, 75, 70, 61][-len(store.versions()) :])
+    assert 3 not in store.find_kept(keep=0), "a later anchor has learned what was accepted"
+
+
 def test_a_champion_that_another_run_has_made_meanwhile_is_not_replaced(folder, old, new):
     publish(folder, ["ann"], old)
     number = publish(folder, ["ann"], new, alias=CANDIDATE)

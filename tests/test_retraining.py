@@ -544,6 +544,13 @@ def test_a_file_of_alerts_without_rows_leaves_nothing_open(models, logs, tmp_pat
     assert found["ann"]["suspicious"] == 0
 
 
+def test_an_empty_folder_of_alerts_leaves_nothing_open_and_says_so(models, logs, tmp_path, caplog):
+    (tmp_path / "alerts").mkdir()
+    words = ("--json", "--promote=never", "--update", f"--alerts={tmp_path}/alerts")
+    assert decisions(retrain(models, logs, *words))["ann"]["suspicious"] == 0
+    assert f"--alerts: `{tmp_path}/alerts` is empty, so no day has an open alert." in caplog.text
+
+
 def test_an_event_that_is_left_out_for_two_reasons_counts_once(models, logs, tmp_path):
     alerts = tmp_path / "alerts.jsonl"
     row = {"event_dt": "2026-03-10T09:00:00Z", "userIdentityuserName": POISONED}

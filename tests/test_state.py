@@ -6,6 +6,7 @@ import gzip
 import json
 import logging
 import random
+import resource
 import shutil
 import sqlite3
 import stat
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby, pairwise
@@ -466,6 +468,77 @@ def test_a_state_file_of_other_options_is_rejected(
     assert text.startswith(f"--state: `{saved}` was written with {message}")
     assert text.endswith("Use the same options, or give another --state file.")
     SqliteStateStore(saved, CONFIG).close()
+
+
+def test_a_state_that_is_saved_is_no_failure_if_the_file_cannot_grow(
+    saved: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    size, (soft, hard) = saved.stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
+    key, data = StateKey("explain#1", "bob"), bytes(size // 2)
+    store = SqliteStateStore(saved, CONFIG)
+    store.save({key: data})
+    store.commit()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        store.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert f"All that was saved is in it and in `{saved.name}-wal`" in caplog.text
+    with closing(SqliteStateStore(saved, CONFIG)) as store:
+        assert store.load(["bob"]) == {key: data}
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_what_is_removed_is_overwritten_or_an_error_says_that_it_is_not(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("morpheus.runtime.states._LOCK_SECONDS", 0.05)
+    content = bytes(range(256)) * 3
+    with closing(sqlite3.connect(saved, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT COUNT(*) FROM states").fetchone()
+        with (
+            closing(SqliteStateStore(saved, CONFIG)) as store,
+            pytest.raises(TransientError, match="is being read by another process, so what was"),
+        ):
+            store.remove(["ann"])
+        assert content in saved.read_bytes()
+    with closing(SqliteStateStore(saved, CONFIG)) as store:
+        store.remove(["ann"])
+        assert content not in saved.read_bytes()
+
+
+def read_format(path: Path) -> str:
+    with closing(sqlite3.connect(path)) as database:
+        [(found,)] = database.execute("SELECT value FROM meta WHERE key = 'format'")
+        return str(found)
+
+
+def write_format(path: Path, found: int) -> None:
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE meta SET value = ? WHERE key = 'format'", [str(found)])
+
+
+def test_a_file_of_an_earlier_format_is_read_and_gets_the_latest_one_with_a_commit(
+    saved: Path,
+) -> None:
+    write_format(saved, 2)
+    with closing(SqliteStateStore(saved, CONFIG)) as store:
+        before = store.load(["ann"])
+    assert read_format(saved) == "2"
+    with closing(SqliteStateStore(saved, CONFIG)) as store:
+        store.commit()
+    assert read_format(saved) == "3"
+    with closing(SqliteStateStore(saved, CONFIG)) as store:
+        assert store.load(["ann"]) == before != {}
+
+
+@pytest.mark.parametrize("found", [1, 4])
+def test_a_file_of_an_unknown_format_is_rejected(saved: Path, found: int) -> None:
+    write_format(saved, found)
+    with pytest.raises(UsageError, match=f"format {found}, and this release reads 2 and 3. Use"):
+        SqliteStateStore(saved, CONFIG)
+    assert read_format(saved) == str(found)
 
 
 def write_text(path: Path) -> None:

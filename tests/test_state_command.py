@@ -85,7 +85,7 @@ def test_show_tells_what_the_file_is_bound_to_and_what_it_has(file: Path) -> Non
         "--columns_file        column0, column1, column2, column3, 5 more",
     ):
         assert line in shown.stdout
-    assert "format 2" in shown.stdout
+    assert "format 3" in shown.stdout
     assert "--pseudonymize" not in shown.stdout
     table = [line.split() for line in shown.stdout.splitlines()]
     [source] = [row for row in table if row[:1] == ["source"] and len(row) == 5]

@@ -35,12 +35,14 @@ def test_a_running_run_writes_its_status_once_per_second(tmp_path):
         assert read_status(path).account.read == {1: 1, 2: 1, 3: 3}[read_so_far]
 
 
-def test_a_run_goes_on_if_its_status_cannot_be_written(tmp_path, caplog):
+def test_a_run_goes_on_and_ends_if_its_status_cannot_be_written(tmp_path, caplog):
     folder = tmp_path / "folder"
     file = StatusFile(folder / "status.json", PipelineOptions(source="x"), [])
     folder.write_text("a file in place of the folder")
     file.update(RunMetrics())
     assert "--status_file: Cannot write" in caplog.text
+    file.update(RunMetrics(), running=False)
+    assert "It does not show the end of the run." in caplog.text
     folder.unlink()
     file.write(RunMetrics(), running=False)
     assert not read_status(folder / "status.json").running

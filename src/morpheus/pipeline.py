@@ -392,7 +392,7 @@ class Pipeline:
             progress.warn_new_values()
             failures = self._finish(progress.count_outputs(stages), metrics, store)
         if status is not None:
-            status.write(metrics, running=False)
+            status.update(metrics, running=False)
         metrics.failed_outputs = len(failures)
         metrics.seconds = time.perf_counter() - start
         if on_complete is not None:

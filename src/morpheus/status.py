@@ -172,13 +172,17 @@ class StatusFile:
         filters = [stage for stage in stages if stage.name == "filter"]
         return cls(Path(path), stages[0].options, filters)
 
-    def update(self, metrics: RunMetrics) -> None:
-        """Write the status of a run that goes on. It goes on also if that fails, with a warning."""
+    def update(self, metrics: RunMetrics, *, running: bool = True) -> None:
+        """Write the status of a run that goes on or ends. If that fails, a warning is logged.
+
+        It is no failure of the run: at its end, the state is saved and the outputs are complete.
+        """
         try:
-            self.write(metrics, running=True)
+            self.write(metrics, running=running)
         except TransientError as error:
             self._due = self.clock() + WRITE_INTERVAL
-            logger.warning("--status_file: %s The run goes on.", error)
+            ending = "The run goes on." if running else "It does not show the end of the run."
+            logger.warning("--status_file: %s %s", error, ending)
 
     def write(self, metrics: RunMetrics, *, running: bool) -> None:
         """Write the status. A running run writes at most every `WRITE_INTERVAL` seconds."""

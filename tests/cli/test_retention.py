@@ -18,7 +18,7 @@ from morpheus.cli.main import morpheus
 from morpheus.core.state import StateKey
 from morpheus.models.store import ModelIndex, commit_index, put_model
 from morpheus.models.versions import VersionedStore, open_models
-from morpheus.runtime.states import SqliteStateStore
+from morpheus.runtime.states import SinkProgress, SqliteStateStore
 from morpheus.sources.pseudonyms import PseudonymKey
 from people import day, fingerprint
 
@@ -140,6 +140,25 @@ def test_erase_removes_the_state_of_a_user_by_name_and_by_pseudonym(
     content = path.read_bytes()
     assert b"secret of ann" not in content
     assert hidden.encode() not in content
+
+
+def test_erase_says_that_rows_wait_and_overwrites_those_that_do_not_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_state(tmp_path / "state.db", ["ann"], monkeypatch)
+    monkeypatch.undo()
+    rows = b"rows of ann " * 5000
+    with closing(SqliteStateStore(path, {})) as store:
+        number = store.add_to_outbox("tail", rows)
+        store.commit()
+    words = ["erase", f"--state={path}", "ann", "--delete"]
+    assert "also has rows that wait for a sink" in tools(*words).output
+    with closing(SqliteStateStore(path, {})) as store:
+        store.save_sink("to-file#1", "tail", SinkProgress(number))
+        store.trim_outbox()
+        store.commit()
+    assert "rows that wait" not in tools(*words).output
+    assert b"rows of ann" not in path.read_bytes()
 
 
 def test_erase_removes_the_fingerprints_of_a_user_with_their_older_files(tmp_path: Path) -> None:

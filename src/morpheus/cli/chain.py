@@ -472,9 +472,8 @@ def _record_run(
         try:
             write_metrics_file(Path(filename), watch, find_exit_code(failure))
         except MorpheusError as error:
-            if failure is None:
-                raise
-            logger.error("--metrics_file: %s", error)  # noqa: TRY400 - the failure of the run counts
+            # The run has ended as it has: the state of a complete one is saved.
+            logger.error("--metrics_file: %s", error)  # noqa: TRY400 - it says all
 
 
 def _print_summary(pipeline: Pipeline, metrics: RunMetrics) -> None:

@@ -53,6 +53,7 @@ from morpheus.seasonality.detector import parse_duration
 from morpheus.sinks.formats import encode_csv_header, write_csv_rows, write_json_rows
 from morpheus.sinks.to_file import validate_output
 from morpheus.sources.pseudonyms import PseudonymKey, check_key_id, is_pseudonym
+from morpheus.sources.spill_sort import HELD_EVENTS
 from morpheus.sources.time_range import check_timezone
 from morpheus.storage.atomic import TempFolder, atomic_write, create_file, sync_folder
 from morpheus.text import describe_no_folder, format_count, quote_backtick, suggest, suggest_path
@@ -661,9 +662,23 @@ def _erase_states(
         stored = store.list_users()
         known |= {user for user in stored if user is not None}
         found = {user: time for user, time in stored.items() if user in names}
-        if delete and found:
-            store.remove(found)
+        if delete:
+            store.remove(found)  # also without users: rows that a sink has taken are overwritten
+        if _has_waiting(store):
+            echo(
+                f"Warning: `{file}` also has rows that wait for a sink, or events that wait for "
+                "earlier ones. They can be of these users, and are not removed. Run the pipeline "
+                "until it has written them, and erase again.",
+                fg="yellow",
+            )
     return [StoredItem(file, _describe_state_of(user), time) for user, time in found.items()]
+
+
+def _has_waiting(store: SqliteStateStore) -> bool:
+    """Return whether a state file has rows or events as a whole."""
+    if store.measure_outbox()[0] or store.load_journal():
+        return True
+    return any(name.startswith(HELD_EVENTS) for name in store.load_offsets())
 
 
 def _erase_from_topic(

@@ -186,8 +186,9 @@ class PruneOptions:
     """List the versions that nobody needs; with --delete, remove them.
 
     Kept are the versions that an alias names, the champion before, the latest --keep versions, the
-    latest former champion that is at least 60 days old (the anchor), and one former champion of
-    each 30 days since then. Files that only removed versions need are removed with them.
+    latest former champion that is at least 60 days old (the anchor), and since then one former
+    champion of each 30 days, and the versions in which a person accepted a user's behaviour. Files
+    that only removed versions need are removed with them.
 
     Example: `morpheus models prune models --keep=5 --delete`
     """

@@ -7,6 +7,7 @@ the champion, and publishes them. The rules are in `models.retraining`.
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -78,6 +79,8 @@ from morpheus.storage.atomic import TempFolder
 from morpheus.storage.object_store import normalise_location
 from morpheus.suppressions.proposals import TrainingVerdicts, Verdicts
 from morpheus.text import display_value, format_count, quote_backtick, suggest, suggest_path
+
+logger = logging.getLogger(__name__)
 
 ANCHOR = "anchor"
 """Alias of the version that the last retraining used as the anchor."""
@@ -801,21 +804,7 @@ class _Retraining(msgspec.Struct, frozen=True):
 
     def _find_exceptions(self) -> dict[str, int]:
         """Return the anchors of users whose behaviour was accepted after the anchor."""
-        wanted = {
-            user: card.accepted_until
-            for user, card in self.champion.cards.items()
-            if card.accepted_until
-        }
-        found: dict[str, int] = {}
-        versions = [each.number for each in self.store.versions()]
-        for number in (each for each in versions if self.anchor.number <= each):
-            missing = wanted.keys() - found.keys()
-            if not missing:
-                break
-            cards = self.store.open_version(number).cards
-            for user in missing & set(cards):
-                if cards[user].accepted_until == wanted[user]:
-                    found[user] = number
+        found = self.store.find_accepted(self.champion.cards, self.anchor.number)
         return {user: number for user, number in found.items() if number != self.anchor.number}
 
     def _find_open_days(self) -> dict[str, frozenset[int]]:
@@ -1010,7 +999,12 @@ def _list_alerts(path: Path) -> Sequence[Path]:
     """Return a file of alerts, or the files of a folder of them."""
     if not path.exists():
         raise UsageError(f"--alerts: there is no file `{path}`.{suggest_path(path)}")
-    return open_folder(ReportRequest(), [path])[1] if path.is_dir() else [path]
+    if not path.is_dir():
+        return [path]
+    if not any(path.iterdir()):
+        logger.warning("--alerts: `%s` is empty, so no day has an open alert.", path)
+        return []
+    return open_folder(ReportRequest(), [path])[1]
 
 
 def _select_time(start: datetime, end: datetime) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from hashlib import sha256
 from importlib import import_module
+from itertools import islice
 from os import fspath
 from pathlib import Path
 from typing import Annotated, Literal
@@ -576,6 +577,15 @@ class VersionedStore:
                 return opened
         return opened or self._open(first)
 
+    def find_accepted(self, cards: Mapping[str, ModelCard], first: int = 0) -> dict[str, int]:
+        """Return the number of the version in which a person accepted each user, by user.
+
+        Args:
+            cards: Cards of the users.
+            first: Number of the earliest version to look at.
+        """
+        return self._find_accepted(self.read_manifest(), cards, first)
+
     def open_version(self, which: str | int = CHAMPION) -> ModelVersion:
         """Open a version. If it is damaged, the one before it is opened, with a message.
 
@@ -901,14 +911,14 @@ class VersionedStore:
         Args:
             keep: Number of latest versions to keep.
         """
-        manifest, now = self.read_manifest(), datetime.now(UTC)
-        return _find_kept(manifest, max(keep, 0), now)
+        return self._find_kept(self.read_manifest(), keep)
 
     def prune(self, keep: int = KEPT_VERSIONS) -> list[int]:
         """Remove old versions, and the files that no other version needs.
 
         What an alias names stays, and so do the champion before it, the anchor (the latest version
-        of at least `ANCHOR_AGE`) and one version of each `ANCHOR_SPACING` since then.
+        of at least `ANCHOR_AGE`), one version of each `ANCHOR_SPACING` since then, and those since
+        then that are the anchor of a user, because a person accepted the behaviour.
 
         Args:
             keep: Number of latest versions to keep.
@@ -922,7 +932,7 @@ class VersionedStore:
         removed: list[int] = []
 
         def drop(manifest: Manifest) -> Manifest:
-            kept = _find_kept(manifest, max(keep, 0), datetime.now(UTC))
+            kept = self._find_kept(manifest, keep)
             removed[:] = [each.number for each in manifest.versions if each.number not in kept]
             versions = tuple(each for each in manifest.versions if each.number in kept)
             former = {
@@ -1218,6 +1228,32 @@ class VersionedStore:
             lambda: self._open_intact(earlier),
             indexes=version.indexes,
         )
+
+    def _find_kept(self, manifest: Manifest, keep: int) -> dict[int, str]:
+        now = datetime.now(UTC)
+        kept = _find_kept(manifest, max(keep, 0), now)
+        number = manifest.aliases.get(CHAMPION, 0)
+        champions = [each for each in [manifest.find(number)] if each is not None]
+        champions += manifest.lineage(number, CHAMPION)
+        for opened in islice(self._open_intact(champions), 1):
+            first = max(_list_aged(manifest, now), default=0) + 1
+            accepted = self._find_accepted(manifest, opened.cards, first)
+            kept = dict.fromkeys(accepted.values(), "anchor of accepted users") | kept
+        return kept
+
+    def _find_accepted(
+        self, manifest: Manifest, cards: Mapping[str, ModelCard], first: int
+    ) -> dict[str, int]:
+        wanted = {user: card.accepted_until for user, card in cards.items() if card.accepted_until}
+        found: dict[str, int] = {}
+        for version in self._open_intact([x for x in manifest.versions if x.number >= first]):
+            missing = wanted.keys() - found.keys()
+            if not missing:
+                break
+            for user in missing & version.cards.keys():
+                if version.cards[user].accepted_until == wanted[user]:
+                    found[user] = version.number
+        return found
 
     def _open_intact(self, versions: Sequence[StoredVersion]) -> Iterator[ModelVersion]:
         for version in versions:
@@ -1654,13 +1690,10 @@ def check_new_version(folder: str, which: str, option: str = "") -> None:
 
 def _find_kept(manifest: Manifest, keep: int, now: datetime) -> dict[int, str]:
     """Return the numbers of the versions that are kept, each with the reason."""
-    kept: dict[int, str] = {}
+    kept = dict.fromkeys(_list_aged(manifest, now)[-1:], "anchor")
     versions = [*reversed(manifest.versions)]
     used = _list_champions(manifest)
     anchors = [each for each in manifest.versions if each.number in used]
-    old = [each for each in anchors if now - each.created_at >= ANCHOR_AGE]
-    if old:
-        kept[old[-1].number] = "anchor"
     seen = set[int]()
     for version in anchors:  # the first of each period
         period = (version.created_at - datetime.fromtimestamp(0, UTC)) // ANCHOR_SPACING
@@ -1671,6 +1704,13 @@ def _find_kept(manifest: Manifest, keep: int, now: datetime) -> dict[int, str]:
     former = [each for each in manifest.former.get(CHAMPION, ()) if manifest.find(each)]
     kept |= dict.fromkeys(former[-1:], "champion before")
     return kept | {number: name for name, number in sorted(manifest.aliases.items())}
+
+
+def _list_aged(manifest: Manifest, now: datetime) -> list[int]:
+    """Return the numbers of the former champions of at least `ANCHOR_AGE`, the latest last."""
+    used = _list_champions(manifest)
+    versions = [each for each in manifest.versions if each.number in used]
+    return [each.number for each in versions if now - each.created_at >= ANCHOR_AGE]
 
 
 def _list_champions(manifest: Manifest) -> set[int]:

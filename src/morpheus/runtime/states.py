@@ -37,7 +37,10 @@ logger = logging.getLogger(__name__)
 SavedStates = Mapping[StateKey, bytes]
 """Encoded states by stage and user: the form in which stores keep them and workers get them."""
 
-_FORMAT = 2
+_FORMAT = 3
+_READ_FORMATS = (2, _FORMAT)
+"""Formats of files that are read. A file becomes one of the latest format with the first commit, so
+that a release that knows no parts of states rejects it, and does not score late copies again."""
 _CHUNK = 500  # SQLite allows 32,766 variables in a statement; short statements plan faster.
 _CHECKSUM_SIZE = 4
 _LOCK_SECONDS = 5.0
@@ -404,9 +407,7 @@ class SqliteStateStore:
         """Remove all states of some users at once, also from the free space of the file."""
         with self._translate_errors():
             self._delete_users(map(_user_key, users))
-            self._db.execute("COMMIT")
-            self._db.execute("VACUUM")
-            self._db.execute("BEGIN IMMEDIATE")
+            self._overwrite_removed()
 
     def drop_users(self, users: Iterable[str | None] | None = None) -> None:
         """Remove all states of some users with the next commit; None for all who have a name."""
@@ -429,6 +430,22 @@ class SqliteStateStore:
             if topic is not None:
                 values = CHANGELOG_FACT, json.dumps(topic)
                 self._db.execute("INSERT INTO meta VALUES (?, ?)", values)
+
+    def _overwrite_removed(self) -> None:
+        """Commit, and overwrite what was removed, in the file itself.
+
+        Raises:
+            TransientError: Another process reads the file, so that parts of it have to stay.
+        """
+        self._db.execute("COMMIT")
+        self._db.execute("VACUUM")
+        is_read, *_ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if is_read:
+            raise TransientError(
+                f"--state: `{self.path}` is being read by another process, so what was removed is "
+                "not overwritten yet. Run the command again when that has ended."
+            )
+        self._db.execute("BEGIN IMMEDIATE")
 
     def remove_older(self, age: timedelta) -> list[str]:
         """Remove the states of users that no run has changed for some time.
@@ -464,9 +481,7 @@ class SqliteStateStore:
                 prefix = f"{stage.removesuffix('#1')} --"
                 query = "DELETE FROM meta WHERE SUBSTR(key, 1, ?) = ?"
                 self._db.execute(query, [len(prefix), prefix])
-            self._db.execute("COMMIT")
-            self._db.execute("VACUUM")
-            self._db.execute("BEGIN IMMEDIATE")
+            self._overwrite_removed()
 
     def commit(self) -> None:
         """Make all saved states durable, and begin the next transaction."""
@@ -494,10 +509,21 @@ class SqliteStateStore:
         with self._translate_errors():
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._empty_log()
             self._db.close()
             # Last, for a process that closes a file gives up SQLite's locks on it.
             os.close(self._file)
+
+    def _empty_log(self) -> None:
+        """Move what is committed from SQLite's log into the file. It is durable also without."""
+        try:
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.OperationalError as error:
+            logger.warning(
+                "--state: `%s` cannot grow: %s. All that was saved is in it and in `%s-wal`: keep "
+                "both files together. The next run joins them, if the disk has space.",
+                *(self.path, error, self.path.name),
+            )
 
     def _lock(self) -> None:
         """Keep other runs away, also between two transactions.
@@ -543,12 +569,22 @@ class SqliteStateStore:
         for table in _TABLES:
             self._db.execute(f"CREATE TABLE IF NOT EXISTS {table}")
         wanted = {name: json.dumps(value) for name, value in config.items()}
-        wanted["format"] = json.dumps(_FORMAT)
         stored = dict(self._db.execute("SELECT key, value FROM meta"))
-        if stored:
-            self._check_config(stored, wanted)
-        else:
-            self._db.executemany("INSERT INTO meta VALUES (?, ?)", wanted.items())
+        self._check_format(stored)
+        self._check_config(stored, wanted)
+        new = {name: wanted[name] for name in wanted.keys() - stored.keys()}
+        # Writing something, even the same, shows at once whether the file can be written.
+        new["format"] = json.dumps(_FORMAT)
+        self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", new.items())
+
+    def _check_format(self, stored: Mapping[str, str]) -> None:
+        found = stored.get("format", json.dumps(_FORMAT))
+        if found not in map(json.dumps, _READ_FORMATS):
+            raise UsageError(
+                f"--state: `{self.path}` has format {found}, and this release reads "
+                f"{' and '.join(map(str, _READ_FORMATS))}. Use the release that wrote the file, or "
+                "give another --state file."
+            )
 
     def _check_config(self, stored: Mapping[str, str], wanted: Mapping[str, str]) -> None:
         for name in sorted(wanted.keys() & stored.keys()):
@@ -558,10 +594,6 @@ class SqliteStateStore:
                     f"--state: `{self.path}` was written with another {name}: {before} then, "
                     f"{now} now. Use the same options, or give another --state file."
                 )
-        new = {name: wanted[name] for name in wanted.keys() - stored.keys()}
-        # Writing something, even the same, shows at once whether the file can be written.
-        new["format"] = wanted["format"]
-        self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", new.items())
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:

@@ -456,7 +456,7 @@ def _filter_rows(frame: pl.DataFrame, wanted: pl.Expr) -> pl.DataFrame:
     return frame if rows.all() else frame.filter(rows)
 
 
-_BUFFER, _SEGMENT = "lateness", "lateness/"
+_BUFFER, HELD_EVENTS = "lateness", "lateness/"
 """Names of the offsets of a `LatenessBuffer`: of its state, and of the events that it holds."""
 _MIN_IDLE_SECONDS = 10.0
 """Minimum number of seconds without an event after which a partition of the source is idle."""
@@ -684,7 +684,7 @@ class LatenessBuffer(msgspec.Struct):
     def _hold(self, frames: Sequence[pl.DataFrame]) -> None:
         if not frames:
             return
-        name = f"{_SEGMENT}{self.state.number:012}"
+        name = f"{HELD_EVENTS}{self.state.number:012}"
         self.state.number += 1
         self.segments[name] = pl.concat(frames, how="diagonal", rechunk=True)
         data = io.BytesIO()
