@@ -471,7 +471,8 @@ def test_values_that_the_command_line_rejects_are_rejected_in_python(stage, mess
     ("stage", "message"),
     [
         (Filter(threshold="3"), r"filter: --threshold: `'3'` has the type `str`. Give a number"),
-        (Filter(threshold=float("nan")), r"filter: --threshold: nan is not a number"),
+        (Filter(threshold=float("nan")), r"filter: --threshold: nan is not a finite number"),
+        (Filter(alerts_per_day=float("inf")), r"--alerts_per_day: inf is not a finite number"),
         (Timeseries(resolution=10), r"--resolution: `10` has the type `int`. Give a text"),
         (Explain(top=True), r"--top: `True` has the type `bool`. Give a whole number"),
         (Explain(top=2.5), r"--top: `2.5` has the type `float`. Give a whole number"),

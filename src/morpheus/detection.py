@@ -8,6 +8,7 @@ returns a `Detection`.
 from __future__ import annotations
 
 import logging
+import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -623,7 +624,7 @@ def detect(  # noqa: PLR0913 - keyword options of the command
     if not events.height:
         raise UsageError("frame: it has no rows. Give the events to score.")
     is_budget = alerts_per_day is None or (
-        isinstance(alerts_per_day, Real) and float(alerts_per_day) >= 0
+        isinstance(alerts_per_day, Real) and 0 <= float(alerts_per_day) < math.inf
     )
     if not is_budget:
         raise UsageError(f"alerts_per_day: {alerts_per_day!r} is not a number of at least 0.")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
+from math import isfinite
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType
@@ -813,8 +814,8 @@ def _find_choice(where: str, value: str, choices: Mapping[str, str]) -> str:
 
 
 def _check_range(where: str, value: float, low: float | None, high: float | None) -> None:
-    if value != value and low is high is None:  # noqa: PLR0124 - only NaN differs from itself
-        raise UsageError(f"{where}: {value} is not a number. Give one such as 3.5.")
+    if isinstance(value, float) and not isfinite(value):
+        raise UsageError(f"{where}: {value} is not a finite number. Give one such as 3.5.")
     if (low is not None and not value >= low) or (high is not None and not value <= high):
         bounds = (("at least", low), ("at most", high))
         limits = [f"{words} {bound:,}" for words, bound in bounds if bound is not None]
