@@ -302,6 +302,12 @@ def write_report(request: ReportRequest, files: Sequence[Path]) -> ReportData:
         suffixes=HTML_SUFFIXES,
     )
     request, files, counts = open_folder(request, files)
+    page, existing = parse_location(request.filename), [path for path in files if path.exists()]
+    if isinstance(page, Path) and page.exists() and any(map(page.samefile, existing)):
+        raise UsageError(
+            f"morpheus report: --filename: `{request.filename}` is one of the files to read, and "
+            "would be replaced. Give another name."
+        )
     results = _open_results(request, files, counts)
     data = _build_report(request, results, counts)
     log = build_log_view(results.origin)

@@ -62,6 +62,18 @@ def test_every_output_format_gives_the_same_page(tmp_path, file_format):
     assert found.account.read == 2 * (normal_events().height + 2)
 
 
+def test_a_page_never_replaces_a_file_that_it_is_made_of(tmp_path):
+    rows = write_output(tmp_path / "rows.csv", normal_events()).read_text()
+    (tmp_path / "page.html").write_text(rows)
+    (tmp_path / "link.html").hardlink_to(tmp_path / "page.html")
+    request = ReportRequest(filename=str(tmp_path / "link.html"), overwrite=True)
+    with pytest.raises(UsageError, match="is one of the files to read, and would be replaced"):
+        write_report(request, [tmp_path / "page.html"])
+    assert (tmp_path / "page.html").read_text() == rows
+    with pytest.raises(UsageError, match="There is no file"):
+        write_report(request, [tmp_path / "no.csv"])
+
+
 @pytest.mark.parametrize(("budget", "shown"), [(0, 0), (1e-9, 1), (1e308, 6)])
 def test_the_number_of_incidents_is_at_most_the_budget(tmp_path, budget, shown):
     rows = [alerts([HOUR * 50], risk=risk) for risk in (20, 10)]
