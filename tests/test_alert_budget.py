@@ -365,6 +365,16 @@ def test_budget_uses_risk_only():
         Filter(alerts_per_day=1.0, label=("zscore",)).validate()
 
 
+@pytest.mark.parametrize("most", [0.0, 0.1, 0.14, 0.143, 1 / 7, 0.5])
+def test_a_maximum_is_rejected_if_it_never_allows_an_alert(most):
+    allowed = limit_by_bucket([("ann", day) for day in range(60)], most)
+    if most and not allowed:
+        with pytest.raises(UsageError, match=r"no alert is possible. Give at least 0\.143"):
+            Filter(alerts_per_day=1.0, max_alerts_per_day=most).validate()
+    else:
+        Filter(alerts_per_day=1.0, max_alerts_per_day=most).validate()
+
+
 @pytest.mark.parametrize("unbounded", [False, True])
 def test_a_maximum_alone_is_the_budget_too(unbounded):
     stage = Filter(max_alerts_per_day=2.0, options=PipelineOptions(unbounded=unbounded))

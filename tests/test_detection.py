@@ -625,3 +625,25 @@ def test_fingerprints_with_hours_need_their_time_zone() -> None:
         morpheus.detect(frame, fingerprints=fingerprints)
     detection = morpheus.detect(frame, fingerprints=fingerprints, timezone="Asia/Tokyo")
     assert detection.counts.scored == frame.height
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"user": 0}, "user: a text is required, not int"),
+        ({"time": 1}, "time: a text is required, not int"),
+        ({"columns": ["eventName", 3]}, "columns: a text is required, not int"),
+        ({"columns": []}, "columns: the list is empty"),
+        ({"time": "evntTime"}, "time: .* no column `evntTime`. Did you mean `eventTime`"),
+        ({"timezone": None}, "timezone: a text such as `Europe/Berlin` is required, not NoneType"),
+        ({"alerts_per_day": "3"}, "alerts_per_day: '3' is not a number"),
+        ({"fingerprints": 3}, "fingerprints: .* are required, not int"),
+        ({"seed": "x"}, "--seed: `'x'` has the type `str`. Give a whole number"),
+    ],
+)
+def test_an_argument_of_a_wrong_type_or_name_is_rejected(
+    arguments: dict[str, Any], message: str
+) -> None:
+    frame = pd.json_normalize(repeat_record("cloudtrail", 20))
+    with pytest.raises(UsageError, match=message):
+        morpheus.detect(frame, **arguments)

@@ -162,7 +162,11 @@ def test_frames_of_pandas_with_any_types_can_be_fitted() -> None:
         ({"contamination": 0.7}, r"contamination: 0.7 is not a share from 0 to 0.5"),
         ({"contamination": -0.1}, r"contamination: -0.1 is not"),
         ({"scaler": "foo"}, r"scaler: 'foo' is none of none, standard, gauss_rank"),
-        ({"epochs": 0}, r"epochs: 0 is not at least 1"),
+        ({"epochs": 0}, r"epochs: 0 is not a whole number of at least 1"),
+        ({"contamination": "auto"}, r"contamination: 'auto' is not a share from 0 to 0.5"),
+        ({"epochs": 2.5}, r"epochs: 2.5 is not a whole number"),
+        ({"random_state": "x"}, r"random_state: 'x' is neither an integer nor"),
+        ({"random_state": np.random.default_rng(1)}, r"random_state: Generator.* is neither"),
     ],
 )
 def test_a_parameter_with_an_impossible_value_is_rejected_by_fit(
@@ -171,6 +175,11 @@ def test_a_parameter_with_an_impossible_value_is_rejected_by_fit(
     detector = AutoencoderDetector(**parameters)
     with pytest.raises(ValueError, match=message):
         detector.fit(np.zeros((10, 2)))
+
+
+def test_rows_without_any_value_are_rejected_by_fit() -> None:
+    with pytest.raises(ValueError, match="X: no row has a value"):
+        AutoencoderDetector(epochs=1).fit(np.full((60, 2), np.nan))
 
 
 def test_equal_generators_give_equal_detectors() -> None:

@@ -259,6 +259,17 @@ def test_too_little_history_fails_and_leaves_no_files(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_empty_name_of_a_folder_is_not_the_current_folder(
+    trained: Fingerprints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="save: the name of the folder is empty"):
+        trained.save("")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UsageError, match="load: the name of the folder is empty"):
+        Fingerprints.load("")
+
+
 def test_a_model_changed_on_disk_is_not_saved(tmp_path: Path) -> None:
     fingerprints = train()
     for path in Path(str(fingerprints.store.folder)).rglob("*.pack"):

@@ -467,6 +467,57 @@ def test_values_that_the_command_line_rejects_are_rejected_in_python(stage, mess
         Pipeline(stages).validate()
 
 
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        (Filter(threshold="3"), r"filter: --threshold: `'3'` has the type `str`. Give a number"),
+        (Filter(threshold=float("nan")), r"filter: --threshold: nan is not a finite number"),
+        (Filter(alerts_per_day=float("inf")), r"--alerts_per_day: inf is not a finite number"),
+        (Timeseries(resolution=10), r"--resolution: `10` has the type `int`. Give a text"),
+        (Explain(top=True), r"--top: `True` has the type `bool`. Give a whole number"),
+        (Explain(top=2.5), r"--top: `2.5` has the type `float`. Give a whole number"),
+        (AddScores(label=3), r"--label: `3` has the type `int`. Give a text, or a list of texts"),
+        (AddScores(label=[["risk"]]), r"--label: `\['risk'\]` has the type `list`. Give a text"),
+        (ToFile("a.csv", overwrite="no"), r"--overwrite: `'no'` .* Give True or False"),
+        (ToFile(None), r"--filename: `None` has the type `NoneType`. Give a text"),
+    ],
+)
+def test_values_of_a_wrong_type_are_rejected_in_python(stage, message):
+    source = FromPeople(people={"ann": 3})
+    stages = [source, TrainAe(), Preprocess(), InfPytorch(), AddScores(), stage]
+    with pytest.raises(UsageError, match=message):
+        Pipeline(stages).validate()
+
+
+@pytest.mark.parametrize(
+    ("stages", "options", "message"),
+    [
+        ([FromPeople, Serialize()], None, r"Stage 1 is the class `FromPeople`. Give a stage: `Fr"),
+        ([FromPeople(), None], None, r"Stage 2 has the type `NoneType`. Give a list of stages"),
+        ("from-people", None, r"Stage 1 has the type `str`. Give a list of stages"),
+        ([FromPeople()], {"num_threads": 1}, r"The options have the type `dict`. Give `PipelineOp"),
+        ([FromPeople()], PipelineOptions(num_threads="2"), r"--num_threads: `'2'` has the type"),
+        ([FromPeople()], PipelineOptions(timezone=None), r"--timezone: `None` has the type"),
+    ],
+)
+def test_a_pipeline_takes_stages_and_options_only(stages, options, message):
+    with pytest.raises(UsageError, match=message):
+        Pipeline(stages, options).validate()
+
+
+def test_an_option_takes_paths_and_the_numbers_of_numpy(tmp_path):
+    source = FromCloudtrail(input_glob=[tmp_path])
+    chain = [source, TrainAe(seed=np.int64(3)), Preprocess(), InfPytorch(), AddScores()]
+    chain += [Filter(threshold=np.float32(2.5)), Serialize(), ToFile(tmp_path / "out.csv")]
+    pipeline = Pipeline(chain, PipelineOptions(state=tmp_path / "state"))
+    pipeline.validate()
+    assert pipeline.stages[0].input_glob == (str(tmp_path),)
+    assert pipeline.stages[1].seed == 3
+    assert type(pipeline.stages[5].threshold) is float
+    assert pipeline.stages[-1].filename == str(tmp_path / "out.csv")
+    assert pipeline.options.state == str(tmp_path / "state")
+
+
 def test_an_option_that_can_be_repeated_takes_one_text_or_a_list():
     written = []
     for label in (("risk",), "risk", ["risk"]):

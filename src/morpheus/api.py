@@ -235,6 +235,8 @@ class Fingerprints:
             UsageError: The models name users by another column, or the key is wrong or missing.
         """
         key_path = None if key_file is None else fspath(key_file)
+        if not fspath(folder):
+            raise UsageError("load: the name of the folder is empty. Give the folder of `save`.")
         store = open_models(fspath(folder), read_key(key_path))
         inputs = store.inputs
         if user is None and inputs is not None:
@@ -262,7 +264,10 @@ class Fingerprints:
         Raises:
             ModelCorruptedError: A file of a model is missing or has changed.
             TransientError: The folder cannot be written.
+            UsageError: The name of the folder is empty.
         """
+        if not fspath(folder):  # it would be the current folder
+            raise UsageError("save: the name of the folder is empty. Give the name of a folder.")
         save_models(self.store, folder)
 
     @property

@@ -8,10 +8,12 @@ returns a `Detection`.
 from __future__ import annotations
 
 import logging
+import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
+from numbers import Real
 from os import PathLike
 from pathlib import Path
 from typing import Any, cast
@@ -621,13 +623,21 @@ def detect(  # noqa: PLR0913 - keyword options of the command
     events, past = _drop_results(as_polars(frame)), None
     if not events.height:
         raise UsageError("frame: it has no rows. Give the events to score.")
-    if alerts_per_day is not None and not alerts_per_day >= 0:
-        raise UsageError(f"alerts_per_day: {alerts_per_day} is not a number of at least 0.")
+    is_budget = alerts_per_day is None or (
+        isinstance(alerts_per_day, Real) and 0 <= float(alerts_per_day) < math.inf
+    )
+    if not is_budget:
+        raise UsageError(f"alerts_per_day: {alerts_per_day!r} is not a number of at least 0.")
     check_timezone(timezone, "timezone")
     if history is not None:
         past = _drop_results(as_polars(history, "history"))
     if isinstance(fingerprints, str | PathLike):
         fingerprints = Fingerprints.load(fingerprints, user=user, time=time)
+    if not isinstance(fingerprints, Fingerprints | None):
+        raise UsageError(
+            "fingerprints: trained fingerprints or their folder are required, not "
+            f"{type(fingerprints).__name__}."
+        )
     if fingerprints is None:
         log = FrameLog.recognise(events, user, time, columns, timezone)
     else:

@@ -290,6 +290,30 @@ class RunProgress:
         return "Training and scoring" if trains else "Scoring"
 
 
+def _check_objects(stages: Sequence[object], options: object) -> None:
+    """Reject what is not a stage, or not the options of a pipeline.
+
+    Raises:
+        UsageError: There is such an object; says what to give.
+    """
+    for place, stage in enumerate(stages, 1):
+        if isinstance(stage, type):
+            raise UsageError(
+                f"Stage {place} is the class `{stage.__name__}`. Give a stage: "
+                f"`{stage.__name__}(...)`."
+            )
+        if not isinstance(stage, Stage):
+            raise UsageError(
+                f"Stage {place} has the type `{type(stage).__name__}`. Give a list of stages, such "
+                "as `[FromCloudtrail(...), Serialize(), ToFile(...)]`."
+            )
+    if not isinstance(options, PipelineOptions):
+        raise UsageError(
+            f"The options have the type `{type(options).__name__}`. Give "
+            "`PipelineOptions(num_threads=1)`, with the options that you need."
+        )
+
+
 class Pipeline:
     """A source, the stages after it, and the options that apply to all of them.
 
@@ -327,6 +351,7 @@ class Pipeline:
             raise UsageError(
                 "The pipeline is empty. Start with a source: `from-cloudtrail --input_glob=...`."
             )
+        _check_objects(self.stages, self.options)
         self.stages = tuple(resolve_locations(check_values(stage)) for stage in self.stages)
         self.options = resolve_locations(check_values(self.options))
         self._check_source()

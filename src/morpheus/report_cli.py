@@ -18,7 +18,14 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from morpheus.columns import ACTOR_OPTION, MODEL_VERSION, ROW, SCORE, LogDescription
+from morpheus.columns import (
+    ACTOR_OPTION,
+    INCIDENT_SEVERITY,
+    MODEL_VERSION,
+    ROW,
+    SCORE,
+    LogDescription,
+)
 from morpheus.core.stage import option, to_user_column
 from morpheus.errors import UsageError
 from morpheus.models.profile import ModelCard, list_names
@@ -188,7 +195,8 @@ class ReportRequest:
     )
     all_alerts: bool = option(
         False,
-        "Every event in the files is an alert. Detected automatically, except in JSON files.",
+        "Every event in the files is an alert. Detected automatically, except in JSON files of "
+        "`filter --threshold`.",
         flag=True,
     )
 
@@ -294,6 +302,12 @@ def write_report(request: ReportRequest, files: Sequence[Path]) -> ReportData:
         suffixes=HTML_SUFFIXES,
     )
     request, files, counts = open_folder(request, files)
+    page, existing = parse_location(request.filename), [path for path in files if path.exists()]
+    if isinstance(page, Path) and page.exists() and any(map(page.samefile, existing)):
+        raise UsageError(
+            f"morpheus report: --filename: `{request.filename}` is one of the files to read, and "
+            "would be replaced. Give another name."
+        )
     results = _open_results(request, files, counts)
     data = _build_report(request, results, counts)
     log = build_log_view(results.origin)
@@ -350,16 +364,19 @@ def _aggregate_results(request: ReportRequest, results: ResultFiles) -> ReportAg
     fit_scales = store is None and results.ranking == SCORE
     scales = results.fit_scales() if fit_scales else {}
     aggregator = ReportAggregator(scales=scales, timezone=request.timezone)
-    last_rows = Counter[str | None]()
+    last_rows, unmarked = Counter[str | None](), 0
     for user, rows in results.iter_by_user():
         aggregator.register_user(user, _find_card(store, user), None)
         aggregator.add(user, rows)
+        marked = rows[INCIDENT_SEVERITY].count() if INCIDENT_SEVERITY in rows.columns else 0
+        unmarked += rows.height - marked
         if ROW in rows.columns:
             numbers = rows[ROW].cast(pl.Int64, strict=False).drop_nulls().to_list()
             last_rows[user] = max(last_rows[user], *numbers, 0)
     # Fewer events than row numbers: `filter` has dropped some.
     dropped = any(aggregator.users[user].events <= row for user, row in last_rows.items())
-    aggregator.filtered = request.all_alerts or dropped
+    # `filter --alerts_per_day` marks all rows that it passes, and nothing else marks rows.
+    aggregator.filtered = request.all_alerts or dropped or (bool(aggregator.users) and not unmarked)
     if request.models is not None and store is not None:
         column = results.origin.user_column
         warn_other_store(aggregator, store, location=request.models, user_column=column)

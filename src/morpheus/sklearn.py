@@ -7,6 +7,7 @@ has its model as the bytes of a model file (safetensors and JSON), not as object
 from __future__ import annotations
 
 import warnings
+from numbers import Integral, Real
 from typing import Any, Self
 
 import msgspec
@@ -46,7 +47,8 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc] # 
         contamination: Share of the rows of `fit` that are outliers, from 0 to 0.5.
         epochs: Maximum number of passes over the distinct rows.
         scaler: How to scale numeric columns: "none", "standard" or "gauss_rank".
-        random_state: Random seed, an integer; or a generator, which gives the seed of each `fit`.
+        random_state: Random seed, an integer; or a `numpy.random.RandomState`, which gives the seed
+            of each `fit`.
 
     Attributes:
         fingerprint_: The trained model.
@@ -75,6 +77,8 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc] # 
         """
         self._check_parameters()
         rows = _to_frame(self._validate_rows(X, reset=True))
+        if all(column.null_count() == rows.height for column in rows):
+            raise ValueError("X: no row has a value. Give at least one column with values.")
         times = pl.int_range(rows.height, dtype=pl.Int64, eager=True).cast(UTC_DATETIME)
         self.fingerprint_: Fingerprint = fit_fingerprint(
             "",
@@ -89,14 +93,19 @@ class AutoencoderDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc] # 
         return self
 
     def _check_parameters(self) -> None:
-        if not 0 <= self.contamination <= MAX_CONTAMINATION:
+        share, epochs, state = self.contamination, self.epochs, self.random_state
+        if not (isinstance(share, Real) and 0 <= share <= MAX_CONTAMINATION):
             raise ValueError(
-                f"contamination: {self.contamination} is not a share from 0 to {MAX_CONTAMINATION}."
+                f"contamination: {share!r} is not a share from 0 to {MAX_CONTAMINATION}."
             )
         if self.scaler not in SCALERS:
             raise ValueError(f"scaler: {self.scaler!r} is none of {', '.join(SCALERS)}.")
-        if self.epochs < 1:
-            raise ValueError(f"epochs: {self.epochs} is not at least 1.")
+        if not (isinstance(epochs, Integral) and epochs >= 1):
+            raise ValueError(f"epochs: {epochs!r} is not a whole number of at least 1.")
+        if not isinstance(state, Integral | np.random.RandomState | None):
+            raise ValueError(  # noqa: TRY004 - as scikit-learn does for any wrong parameter
+                f"random_state: {state!r} is neither an integer nor a `numpy.random.RandomState`."
+            )
 
     def score_samples(self, X: object) -> NDArray[np.float64]:  # noqa: N803 - scikit-learn's name
         """Return minus the `ae_anomaly_score` of each row, shape (rows,). Low is unusual."""
@@ -168,7 +177,7 @@ def _to_seed(random_state: int | np.random.RandomState | None) -> int:
     """Return the seed; of a generator, its next number, as in scikit-learn."""
     if isinstance(random_state, np.random.RandomState):
         return int(random_state.randint(np.iinfo(np.int32).max))
-    return random_state or 0
+    return int(random_state or 0)
 
 
 def _to_frame(rows: NDArray[Any]) -> pl.DataFrame:

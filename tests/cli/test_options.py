@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from morpheus.cli.chain import explicit_values, options_from_dataclass
+from morpheus.cli.main import morpheus
 from morpheus.core.stage import PipelineOptions, option
 
 
@@ -54,6 +56,26 @@ def invoke(options_class: type, *words: str, **environment: str) -> tuple[dict[s
 
 def test_an_option_that_is_not_given_keeps_the_default_of_its_field() -> None:
     assert invoke(AllKinds) == ({}, "")
+
+
+def test_an_empty_value_keeps_the_default_also_of_an_option_that_is_repeated() -> None:
+    assert invoke(AllKinds, "--text=", "--names=") == ({}, "")
+    assert invoke(AllKinds, "--names=", "--names=ann")[0] == {"names": ("ann",)}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("detect", ""), ("detect", "logs", ""), ("report", ""), ("serve", ""), ("lessons", "")],
+    ids=" ".join,
+)
+def test_an_empty_argument_is_rejected_because_a_variable_is_not_set(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(morpheus, words)
+    assert result.exit_code == 2
+    assert "is an empty text. If it comes from a variable" in result.output
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_value_may_begin_with_a_dash() -> None:

@@ -12,7 +12,7 @@ from msgspec import structs
 
 from morpheus import Fingerprints
 from morpheus.cli.main import morpheus
-from morpheus.columns import MODEL_VERSION, RISK, ROW, SCORE
+from morpheus.columns import INCIDENT_SEVERITY, MODEL_VERSION, RISK, ROW, SCORE
 from morpheus.errors import RecordError, UsageError
 from morpheus.models.profile import InputSpec
 from morpheus.models.versions import ModelFacts, VersionedStore
@@ -60,6 +60,36 @@ def test_every_output_format_gives_the_same_page(tmp_path, file_format):
     event = found.incidents[0].incident.events[0]
     assert event.why.columns[0].value == "DeleteTrail"
     assert found.account.read == 2 * (normal_events().height + 2)
+
+
+def test_a_page_never_replaces_a_file_that_it_is_made_of(tmp_path):
+    rows = write_output(tmp_path / "rows.csv", normal_events()).read_text()
+    (tmp_path / "page.html").write_text(rows)
+    (tmp_path / "link.html").hardlink_to(tmp_path / "page.html")
+    request = ReportRequest(filename=str(tmp_path / "link.html"), overwrite=True)
+    with pytest.raises(UsageError, match="is one of the files to read, and would be replaced"):
+        write_report(request, [tmp_path / "page.html"])
+    assert (tmp_path / "page.html").read_text() == rows
+    with pytest.raises(UsageError, match="There is no file"):
+        write_report(request, [tmp_path / "no.csv"])
+
+
+@pytest.mark.parametrize(("budget", "shown"), [(0, 0), (1e-9, 1), (1e308, 6)])
+def test_the_number_of_incidents_is_at_most_the_budget(tmp_path, budget, shown):
+    rows = [alerts([HOUR * 50], risk=risk) for risk in (20, 10)]
+    file = write_output(tmp_path / "all.csv", normal_events(), *rows)
+    data = build_report(ReportRequest(alerts_per_day=budget), [file])
+    assert len(data.incidents) == shown
+
+
+@pytest.mark.parametrize("file_format", ["csv", "jsonl", "parquet"])
+def test_rows_that_a_budget_has_passed_are_all_alerts(tmp_path, file_format):
+    passed = alerts([HOUR * 50, HOUR * 50 + 9]).with_columns(pl.lit(60).alias(INCIDENT_SEVERITY))
+    file = write_output(tmp_path / f"alerts.{file_format}", passed)
+    found = build_report(ReportRequest(alerts_per_day=0), [file])
+    assert [(each[1], each[2]) for each in list_incidents(found)] == [("ann", 2), ("bob", 2)]
+    others = write_output(tmp_path / f"all.{file_format}", normal_events(), passed)
+    assert not list_incidents(build_report(ReportRequest(alerts_per_day=0), [others]))
 
 
 @pytest.fixture(scope="module")

@@ -89,6 +89,16 @@ def test_the_status_file_gives_user_column_source_and_budget(tmp_path):
     assert (health.held, health.allowed, health.running) == (3, 2.0, True)
 
 
+def test_a_budget_of_zero_is_not_the_default(tmp_path):
+    append(tmp_path / "a.jsonl", row("ann"), row("ann", 60, risk=90.0))
+    page = page_of(LiveReport(tmp_path, alerts_per_day=0))
+    assert not page["incidents"]
+    status(tmp_path, alerts_per_day=0.0)
+    live = LiveReport(tmp_path)
+    live.refresh()
+    assert live.get_health().allowed == 0
+
+
 def test_the_health_has_what_waits_for_a_sink_that_is_down(tmp_path):
     live = LiveReport(tmp_path)
     sinks = {"to-http#1 https://siem": SinkStatus(90.0, 7, "transient"), "to-file#1": SinkStatus(0)}

@@ -96,6 +96,18 @@ def test_columns_can_be_excluded_and_extra_ones_are_reported(tmp_path):
     assert report["diff_cols"] == 3
 
 
+def test_columns_and_rows_of_one_side_only_are_no_match(tmp_path, caplog):
+    caplog.set_level("INFO")
+    file = write(tmp_path / "a.csv", batch())
+    outcome(tmp_path, file, batch(), batch(user="bob"))
+    assert caplog.messages == ["Results do not match. The file lacks 3 rows of this run."]
+    caplog.clear()
+    renamed = make_output_rows(batch().table.to_frame().rename({SCORE: "zscore"}))
+    outcome(tmp_path, file, renamed)
+    [message] = caplog.messages
+    assert message.startswith(f"Results do not match. They have no column `{SCORE}`.")
+
+
 def test_rows_are_matched_by_the_index_column(tmp_path):
     file = write(tmp_path / "a.csv", batch(names=("a", "b", "c")))
     frame = batch(names=("a", "b", "c")).table.to_frame().reverse()

@@ -1,4 +1,5 @@
 import logging
+import re
 import time
 from dataclasses import replace
 
@@ -194,6 +195,20 @@ def test_options_that_cannot_flag_any_event_give_a_warning(caplog):
     caplog.clear()
     Timeseries(resolution="10m").validate()
     Timeseries(zscore_threshold=3).validate()
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("min_window", ["1h", "12 h", "3d"])
+@pytest.mark.parametrize("resolution", ["1h", "1d", "7d"])
+@pytest.mark.parametrize("threshold", [3.0, 8.0, 20.0])
+def test_the_options_of_the_warning_can_flag_events(caplog, min_window, resolution, threshold):
+    stage = Timeseries(min_window=min_window, resolution=resolution, zscore_threshold=threshold)
+    stage.validate()
+    advice = re.findall(r"`--(resolution|zscore_threshold) (\S+)`", caplog.text)
+    caplog.clear()
+    for option, value in advice:
+        changed = value if option == "resolution" else float(value)
+        replace(stage, **{option: changed}).validate()
     assert not caplog.text
 
 

@@ -45,6 +45,7 @@ from morpheus.core.stage import (
     PipelineOptions,
     Stage,
     Values,
+    check_values,
     list_values,
     option,
     resolve_locations,
@@ -105,9 +106,10 @@ def explicit_values(context: click.Context) -> dict[str, Any]:
         value = context.params.get(name)
         if context.get_parameter_source(name) is ParameterSource.DEFAULT:
             continue
-        if isinstance(parameter.type, TextValues) and value:
-            texts = tuple(filter(None, value))
-            value = texts[0] if len(texts) == 1 else texts
+        if isinstance(value, tuple):
+            value = tuple(each for each in value if each != "")
+        if isinstance(parameter.type, TextValues) and value and len(value) == 1:
+            value = value[0]
         if value not in (None, "", ()):
             values[name] = value
         elif parameter.required:
@@ -191,7 +193,8 @@ def command_from_dataclass(
     def call(context: click.Context, /, **_: object) -> object:
         values = explicit_values(context)
         positional = [values.pop(argument.name or "", ()) for argument in arguments]
-        return callback(resolve_locations(options_class(**values)), *positional)
+        options = resolve_locations(check_values(options_class(**values)))
+        return callback(options, *positional)
 
     return StrictCommand(
         name,
@@ -404,7 +407,8 @@ def run_pipeline(context: click.Context, /, stages: Sequence[Stage], **_: object
 def _split_monitoring(values: dict[str, Any]) -> MonitoringOptions:
     """Remove the options of `MonitoringOptions` from those of `run`, and return them."""
     names = [each.name for each in fields(MonitoringOptions) if each.name in values]
-    options = resolve_locations(MonitoringOptions(**{name: values.pop(name) for name in names}))
+    given = MonitoringOptions(**{name: values.pop(name) for name in names})
+    options = resolve_locations(check_values(given))
     for name in {"metrics_host", "ready_seconds"} & set(names):
         if options.metrics_port is None:
             raise UsageError(f"--{name}: needs --metrics_port. Add it, or leave --{name} out.")

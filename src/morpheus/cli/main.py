@@ -21,7 +21,8 @@ from morpheus.text import quote_backtick, suggest
 class StrictCommand(click.Command):
     """A command that rejects an option given twice, unless the option is repeatable.
 
-    Of two values, one would be lost in silence.
+    Of two values, one would be lost in silence. It also rejects an empty argument, which a variable
+    of the shell without a value gives: as a path, it would be the current folder.
     """
 
     def make_parser(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's parser has no public type
@@ -33,10 +34,32 @@ class StrictCommand(click.Command):
             values, rest, order = parse_args(args)
             if not ctx.resilient_parsing:
                 _reject_repeated(order, ctx)
+                _reject_empty(self.params, values, ctx)
             return values, rest, order
 
         parser.parse_args = parse  # type: ignore[method-assign]  # click has no hook between
         return parser
+
+
+def _reject_empty(
+    parameters: Sequence[click.Parameter], values: Mapping[str, Any], context: click.Context
+) -> None:
+    """Reject arguments with an empty text.
+
+    Args:
+        parameters: Options and arguments of the command.
+        values: Words of the command line, by name of the parameter.
+        context: Context of the command.
+    """
+    for each in parameters:
+        given = values.get(each.name or "")
+        words = given if isinstance(given, tuple) else (given,)
+        if isinstance(each, click.Argument) and "" in words:
+            raise click.BadArgumentUsage(
+                f"Argument '{each.human_readable_name}' is an empty text. If it comes from a "
+                "variable, check that the variable is set.",
+                ctx=context,
+            )
 
 
 def _reject_repeated(order: Sequence[click.Parameter], context: click.Context) -> None:

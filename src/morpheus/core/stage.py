@@ -12,8 +12,22 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
+from math import isfinite
+from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
+from types import NoneType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    Protocol,
+    TypeVar,
+    get_args,
+    get_type_hints,
+    runtime_checkable,
+)
 
 from morpheus.columns import ACTOR, ACTOR_OPTION, IDENTITY_OPTION, SCORE, LogDescription
 from morpheus.errors import UsageError
@@ -689,30 +703,103 @@ def find_output_folders(stages: Iterable[Stage]) -> list[Path]:
 def check_values(declared: DeclaredT) -> DeclaredT:
     """Return options, or a stage, whose values are among those that the command line accepts.
 
-    A text, or a list, for an option that can be given several times becomes a tuple. Choices get
-    their usual case.
+    A text, or a list, for an option that can be given several times becomes a tuple. A path becomes
+    a text. Choices get their usual case.
 
     Raises:
-        UsageError: A value is not one of the choices, or not in the range.
+        UsageError: A value has a wrong type, or is not one of the choices, or not in the range.
     """
-    changes: dict[str, Any] = {}
+    declared_type: type = type(declared)
+    types, changes = _list_option_types(declared_type), dict[str, Any]()
     for each in fields(declared):  # type: ignore[arg-type]  # callers pass dataclasses
         if "choices" not in each.metadata:
             continue
-        value = getattr(declared, each.name)
-        if isinstance(each.default, tuple) and isinstance(value, str):
-            value = changes[each.name] = (value,)
-        elif isinstance(value, list):
-            value = changes[each.name] = tuple(value)
+        given = getattr(declared, each.name)
         word = getattr(declared, "name", "") or each.metadata["command"]
-        where = f"{word}: {(each.metadata['names'] or (f'--{each.name}',))[0]}"
+        where = f"{word}: " * bool(word) + (each.metadata["names"] or (f"--{each.name}",))[0]
+        value = _to_declared_type(where, given, types.get(each.name, ()), each.default)
         choices = {choice.lower(): choice for choice in each.metadata["choices"]}
         if choices and isinstance(value, str):
-            choice = _find_choice(where, value, choices)
-            changes |= {each.name: choice} if choice != value else {}
+            value = _find_choice(where, value, choices)
         elif isinstance(value, int | float):
             _check_range(where, value, each.metadata["min"], each.metadata["max"])
+        if value is not given:
+            changes[each.name] = value
     return replace(declared, **changes) if changes else declared  # type: ignore[type-var]
+
+
+_TYPE_WORDS = {
+    str: "a text",
+    Path: "a path",
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+}
+"""The types of one value of an option, in words for messages."""
+
+
+@lru_cache(maxsize=256)
+def _list_option_types(declared: type) -> dict[str, tuple[type, ...]]:
+    """Return the types that a value of each field may have; `tuple` is one of a repeatable option.
+
+    Nothing is known if an annotation has names that only type checkers import.
+    """
+    try:
+        hints = get_type_hints(declared)
+    except NameError:
+        return {}
+    return {name: tuple(_iter_types(hint)) for name, hint in hints.items()}
+
+
+def _iter_types(hint: Any) -> Iterator[type]:  # noqa: ANN401 - an annotation
+    """Yield the types in an annotation, such as `tuple`, `str` and `NoneType`."""
+    if hint is tuple or getattr(hint, "__origin__", None) is tuple:
+        yield tuple
+    arguments = get_args(hint)
+    if not arguments and isinstance(hint, type):
+        yield hint
+    for each in arguments:
+        yield from _iter_types(each)
+
+
+def _to_declared_type(where: str, value: Any, types: Sequence[type], default: object) -> Any:  # noqa: ANN401 - a value of any option
+    """Return the value of an option with one of its types."""
+    is_repeatable = tuple in types or isinstance(default, tuple)
+    kinds = [kind for kind in types if kind in _TYPE_WORDS]
+    if value is None and (default is None or NoneType in types):
+        return None
+    if not is_repeatable:
+        return _to_type(where, value, kinds[0]) if kinds else value
+    if isinstance(value, str | os.PathLike):
+        text = os.fspath(value)
+        return text if str in types and isinstance(default, str | None) else (text,)
+    if not isinstance(value, list | tuple):
+        raise UsageError(f"{where}: {_describe_value(value)}. Give a text, or a list of texts.")
+    values = [_to_type(where, each, kinds[0]) for each in value] if kinds else value
+    return value if list(value) == values and isinstance(value, tuple) else tuple(values)
+
+
+def _to_type(where: str, value: Any, kind: type) -> Any:  # noqa: ANN401 - as above
+    """Return one value with a type of the command line.
+
+    Numbers of NumPy become those of Python. A boolean is no number, and a text is no boolean.
+    """
+    if kind in {str, Path} and isinstance(value, os.PathLike):
+        return kind(os.fspath(value))
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if isinstance(value, bool) == (kind is bool):
+        if isinstance(value, kind):
+            return value
+        if kind is int and isinstance(value, Integral):
+            return int(value)
+        if kind is float and isinstance(value, Real):
+            return value if isinstance(value, int) else float(value)
+    raise UsageError(f"{where}: {_describe_value(value)}. Give {_TYPE_WORDS[kind]}.")
+
+
+def _describe_value(value: object) -> str:
+    return f"{quote_backtick(repr(value))} has the type `{type(value).__name__}`"
 
 
 def _find_choice(where: str, value: str, choices: Mapping[str, str]) -> str:
@@ -727,6 +814,8 @@ def _find_choice(where: str, value: str, choices: Mapping[str, str]) -> str:
 
 
 def _check_range(where: str, value: float, low: float | None, high: float | None) -> None:
+    if isinstance(value, float) and not isfinite(value):
+        raise UsageError(f"{where}: {value} is not a finite number. Give one such as 3.5.")
     if (low is not None and not value >= low) or (high is not None and not value <= high):
         bounds = (("at least", low), ("at most", high))
         limits = [f"{words} {bound:,}" for words, bound in bounds if bound is not None]

@@ -6,6 +6,7 @@ reason. `select_incidents` chooses the incidents that a report shows.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -420,7 +421,8 @@ def select_incidents(
         hidden = max(len(aggregator.incident_counts) - min(len(incidents), MAX_INCIDENTS), 0)
     else:
         days = _count_run_days(aggregator)
-        max_incidents = max(round(alerts_per_day * days), 1)
+        wanted = round(min(alerts_per_day * days, sys.maxsize))
+        max_incidents = max(wanted, 1 if alerts_per_day else 0)
         rule = _describe_rule(aggregator, alerts_per_day, max_incidents, days, has_scale=has_scale)
         incidents = incidents[:max_incidents]
         hidden = max(len(incidents) - MAX_INCIDENTS, 0)

@@ -371,7 +371,8 @@ class LiveReport:
         return Origin(status.source, to_user_column(self.user_column or status.user_column), log)
 
     def _find_alert_budget(self, status: Status) -> float:
-        return self.alerts_per_day or status.alerts_per_day or DEFAULT_ALERTS_PER_DAY
+        budgets = (self.alerts_per_day, status.alerts_per_day, DEFAULT_ALERTS_PER_DAY)
+        return next(budget for budget in budgets if budget is not None)
 
     def _read_status(self) -> bool:
         """Read the status file. An incomplete file, or one of another format, is ignored.

@@ -20,7 +20,7 @@ from morpheus.sinks.to_file import ToFile, validate_output
 from morpheus.sources.results import READ_ERRORS, read_as_text
 from morpheus.sources.time_range import parse_times
 from morpheus.storage.atomic import TempFolder, atomic_write
-from morpheus.text import ColumnPattern, suggest, suggest_path
+from morpheus.text import ColumnPattern, format_count, quote_backtick, suggest, suggest_path
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,9 @@ class DataFrameDiff:
             abs_tol,
             rel_tol,
         )
-        self.rows = self._join(expected, found)
+        left, right = self._add_row_keys(expected), self._add_row_keys(found)
+        self.unexpected = right.join(left, on=[_KEY, _OCCURRENCE], how="anti", nulls_equal=True)
+        self.rows = self._join(left, right)
 
     @property
     def differing_rows(self) -> pl.DataFrame:
@@ -92,9 +94,11 @@ class DataFrameDiff:
 
     def log(self) -> None:
         """Log the outcome and the first different rows, in the words of NVIDIA Morpheus."""
+        self._log_missing()
         unequal, total = self.differing_rows, self.rows.height
         if unequal.is_empty():
-            logger.info("Results match validation dataset")
+            if not self.missing and self.unexpected.is_empty():
+                logger.info("Results match validation dataset")
             return
         described = "\n".join(
             map(self._describe_row, unequal.head(MAX_SHOWN_ROWS).iter_rows(named=True))
@@ -109,6 +113,20 @@ class DataFrameDiff:
             described,
         )
 
+    def _log_missing(self) -> None:
+        """Log columns and rows that only one side has."""
+        if self.missing:
+            logger.warning(
+                "Results do not match. They have no column %s. Exclude it with --exclude, or "
+                "validate against a file that has the columns of this pipeline.",
+                ", ".join(map(quote_backtick, self.missing)),
+            )
+        if self.unexpected.height:
+            logger.warning(
+                "Results do not match. The file lacks %s of this run.",
+                format_count(self.unexpected.height, "row"),
+            )
+
     def _describe_row(self, row: dict[str, Any]) -> str:
         key = "" if self.index is None else f" ({self.index or 'event'} {row[_KEY]})"
         if not row[_FOUND]:
@@ -120,10 +138,9 @@ class DataFrameDiff:
         ]
         return f"  row {row[_POSITION] + 1}{key}: {'; '.join(cells)}"
 
-    def _join(self, expected: pl.DataFrame, found: pl.DataFrame) -> pl.DataFrame:
-        right = self._add_row_keys(found).rename({name: f"{_FOUND}{name}" for name in self.columns})
+    def _join(self, left: pl.DataFrame, right: pl.DataFrame) -> pl.DataFrame:
+        right = right.rename({name: f"{_FOUND}{name}" for name in self.columns})
         right = right.with_columns(pl.lit(value=True).alias(_FOUND)).drop(_POSITION)
-        left = self._add_row_keys(expected)
         rows = left.join(
             right, on=[_KEY, _OCCURRENCE], how="left", nulls_equal=True, maintain_order="left"
         )
@@ -155,8 +172,9 @@ class DataFrameDiff:
 class Validate(Transform):
     """Compare the events with those of a file, such as `to-file` wrote in an earlier run.
 
-    Takes events with scores, or rows, and passes them on. At the end it logs how many rows are
-    equal, and the first different ones. Numbers that a stage has added may differ by `--abs_tol`
+    Takes events with scores, or rows, and passes them on. At the end it warns about rows
+    that differ, with the first ones, and about rows and columns that only one side has. Further
+    columns of the events are not compared. Numbers that a stage has added may differ by `--abs_tol`
     and `--rel_tol`. The outcome does not affect the exit code.
 
     Example: `validate --val_file_name=expected.csv --results_file_name=results.json --overwrite`

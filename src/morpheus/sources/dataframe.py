@@ -6,7 +6,7 @@ source that reads it. `FromFrame` is a source for other sources to use.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
@@ -258,6 +258,12 @@ class FrameLog(msgspec.Struct, frozen=True):
         """
         if isinstance(columns, str):
             raise UsageError(f"columns: give a list of names, such as `columns=[{columns!r}]`.")
+        if columns is not None and not list(columns):
+            raise UsageError("columns: the list is empty. Give names of columns, or no list.")
+        check_texts("user", [user] if user is not None else [])
+        check_texts("time", [time] if time is not None else [])
+        check_texts("columns", columns or [])
+        is_time_named = time is not None
         kind = recognise_frame(events)
         if kind is None:
             events = unnest_objects(events)
@@ -276,7 +282,7 @@ class FrameLog(msgspec.Struct, frozen=True):
             user, time, *features = _name_as_read(events, form, [user, time, *(columns or ())])
             options = PipelineOptions(columns=tuple(features), timezone=timezone)
             log = cls.make(kind, options, user, time, chosen=columns is not None)
-        log.check_frame(events)
+        log.check_frame(events, is_time_named=is_time_named)
         log.check_features(events)
         return log
 
@@ -329,8 +335,13 @@ class FrameLog(msgspec.Struct, frozen=True):
         source = self.kind.make_source([FRAME_NAME], frames=FrameInput(pl.DataFrame()))
         return replace(source, options=self.options).get_log_format()
 
-    def check_frame(self, events: pl.DataFrame) -> None:
+    def check_frame(self, events: pl.DataFrame, *, is_time_named: bool = False) -> None:
         """Reject a frame without the user or the time column.
+
+        Args:
+            events: The frame.
+            is_time_named: Whether the caller has named the time column. A known log may have any
+                of the time columns of its kind, unless the caller names another one.
 
         Raises:
             UsageError: It lacks one.
@@ -345,7 +356,8 @@ class FrameLog(msgspec.Struct, frozen=True):
         if user != ACTOR_OPTION:
             check_names("user", [user], names)
         time, others = self.options.timestamp_column_name, self.form.time_columns
-        if not self.is_known or set(others).isdisjoint(names):
+        is_own = is_time_named and time not in others
+        if is_own or not self.is_known or set(others).isdisjoint(names):
             check_names("time", [time], names)
 
     def check_features(self, events: pl.DataFrame) -> None:
@@ -546,6 +558,24 @@ class FromFrame(Source):
         frame = pl.DataFrame([index, *texts, moments])
         pseudonymizer = self.get_pseudonymizer()
         return frame if pseudonymizer is None else pseudonymizer.apply(frame)
+
+
+def check_texts(argument: str, names: Iterable[object]) -> None:
+    """Reject names of columns that are no text, such as the numbers of pandas.
+
+    Args:
+        argument: Name of the argument, for the message.
+        names: The names.
+
+    Raises:
+        UsageError: A name is no text.
+    """
+    for name in names:
+        if not isinstance(name, str):
+            raise UsageError(
+                f"{argument}: a text is required, not {type(name).__name__}. If the names of the "
+                "columns are numbers, rename the columns, or give the number as text."
+            )
 
 
 def check_names(argument: str, names: Sequence[str], known: Sequence[str]) -> None:

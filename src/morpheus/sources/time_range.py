@@ -337,6 +337,10 @@ def check_timezone(name: str, option: str) -> None:
     Raises:
         UsageError: There is no such time zone.
     """
+    if not isinstance(name, str):  # in Python, anything can be given
+        raise UsageError(
+            f"{option}: a text such as `Europe/Berlin` is required, not {type(name).__name__}."
+        )
     try:
         pl.Series([_EXAMPLE_MOMENT]).dt.convert_time_zone(ZoneInfo(name).key)
     except (ZoneInfoNotFoundError, ValueError, OSError, pl.exceptions.PolarsError) as error:

@@ -263,6 +263,13 @@ class Filter(Transform):
                 "filter: --alerts_per_day uses `risk` only, which is calibrated for it. Leave out "
                 "--label, --filter_source and --field_name, or use --threshold instead."
             )
+        most = self.max_alerts_per_day
+        if most and not AlertBucket.fits_alert(most):
+            raise UsageError(
+                f"filter: --max_alerts_per_day: {most:g} allows {BUCKET_DAYS * most:.2g} alerts in "
+                f"{BUCKET_DAYS} days, so no alert is possible. Give at least "
+                f"{1 / BUCKET_DAYS:.3f}, which is one a week."
+            )
 
     @property
     def wanted(self) -> float | None:
@@ -649,6 +656,11 @@ class AlertBucket(msgspec.Struct):
     tokens: float = 0.0
     day: int | None = None
     alerts: dict[int, int] = {}
+
+    @staticmethod
+    def fits_alert(max_per_day: float) -> bool:
+        """Return whether the bucket can ever hold the token of an alert."""
+        return BUCKET_DAYS * max_per_day >= 1 - 1e-9
 
     def start_day(self, day: int, max_per_day: float) -> None:
         """Add the tokens of the days since the latest one."""

@@ -190,7 +190,7 @@ class Timeseries(Transform):
                 self.resolution,
                 max_zscore(config.half_window),
                 self.zscore_threshold,
-                config.suggest_fix(),
+                config.suggest_fix(parse_duration(self.min_window, option="--min_window")),
             )
 
     @property
@@ -374,14 +374,18 @@ class _DetectorConfig(msgspec.Struct, frozen=True):
         """Number of bins in a window."""
         return 2 * self.half_window + 1
 
-    def suggest_fix(self) -> str:
-        """Return options with which a burst can exceed the threshold by a quarter."""
+    def suggest_fix(self, window: int) -> str:
+        """Return options with which a burst can exceed the threshold by a quarter.
+
+        Args:
+            window: Length of the window on each side, in seconds. With wide bins, `half_window`
+                bins are longer.
+        """
         lower = math.floor(max_zscore(self.half_window) / 1.25)
         fits = [
             width
             for width in _SUGGESTED_RESOLUTIONS
-            if max_zscore(self.half_window * self.resolution // width)
-            >= 1.25 * self.zscore_threshold
+            if max_zscore(math.ceil(window / width)) >= 1.25 * self.zscore_threshold
         ]
         threshold = f"`--zscore_threshold {lower}`"
         return f"`--resolution {_format_seconds(max(fits))}` or {threshold}" if fits else threshold
