@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 from polars.testing import assert_frame_equal
 
-from morpheus.columns import INDEX, RISK, ROW, TIME
+from morpheus.columns import INCIDENT_ID, INCIDENT_SEVERITY, INDEX, RISK, ROW, TIME
 from morpheus.core.batch import AlertCandidates, Events, RunMetrics, Table
 from morpheus.core.stage import PipelineOptions
 from morpheus.errors import UsageError
@@ -358,6 +358,31 @@ def test_one_event_with_a_wrong_date_in_the_input_adds_no_alerts(columns, store,
     assert found.budget_report.wanted == expected.budget_report.wanted
     others = {(user, number) for user, number in user_days(rows) if user != "user1"}
     assert abs(len(others) - expected.budget_report.alerts) <= 1
+
+
+@dataclass(frozen=True)
+class UnscoredFirst(FromFleet):
+    """The events without a user come first."""
+
+    def events(self, training_input, metrics, state=None):
+        yield from reversed(list(super().events(training_input, metrics, state)))
+
+
+@pytest.mark.parametrize("unbounded", [False, True])
+def test_all_batches_have_the_columns_of_incidents_also_of_users_without_a_score(
+    columns,  # noqa: F811 - the fixture
+    store,
+    unbounded,
+):
+    sink = []
+    stages = [UnscoredFirst(unbounded=unbounded), store, Preprocess(), InfPytorch()]
+    stages += [AddScores(label=(RISK,)), Filter(alerts_per_day=1.0), Serialize()]
+    options = PipelineOptions(columns_file=columns.columns_file, num_threads=1)
+    Pipeline([*stages, Collect(rows=sink)], options).run()
+    assert sink[0].user is None
+    assert any(batch.table.height for batch in sink)
+    for batch in sink:
+        assert {INCIDENT_ID, INCIDENT_SEVERITY} <= set(batch.table.names)
 
 
 def test_budget_uses_risk_only():

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from morpheus.cli.chain import explicit_values, options_from_dataclass
 from morpheus.cli.main import morpheus
 from morpheus.core.stage import PipelineOptions, option
+from morpheus.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,14 @@ class AllKinds:
     machine: int = option(7, "Differs.", default_display="of the machine")
     other: int = option(1, "Of another command.", command="run")
     plain: int = 5
+
+
+@pytest.mark.parametrize("kind", [dict, list[str], int | str, bytes | None, tuple[dict, ...]])
+def test_a_type_that_no_option_can_have_is_named(kind: object) -> None:
+    fields_of = {"__annotations__": {"things": kind}, "things": option(None, "Things.")}
+    stage = dataclass(frozen=True)(type("Pause", (), fields_of))
+    with pytest.raises(UsageError, match=r"Pause: the option `things` has the type .* one of bool"):
+        options_from_dataclass(stage)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,15 @@ def test_default_keeps_all_columns_but_those_of_nvidia_morpheus():
     ]
 
 
+@pytest.mark.parametrize("stage", [Serialize(include=("no such",)), Serialize(exclude=(".*",))])
+def test_patterns_that_leave_no_column_cause_a_warning(stage, caplog):
+    frame = make_events([0], first=["x"])
+    [out] = run_stage(stage, [make_scored(frame)])
+    assert out.table.names == [ROW]
+    [message] = caplog.messages
+    assert message.endswith("leave no column, so rows are empty.")
+
+
 def test_any_include_pattern_matches_at_the_start_and_the_order_of_the_frame_is_kept():
     stage = Serialize(include=("event", "ae_"))
     assert kept_columns(stage, "eventName", "recentevent", "eventID") == [

@@ -77,11 +77,22 @@ def options_from_dataclass(options_class: type, *, command: str = "") -> list[cl
     Args:
         options_class: A stage, the options of a command, or `PipelineOptions`.
         command: For `PipelineOptions`: the command whose options are wanted.
+
+    Raises:
+        UsageError: A field of a stage has a type that no option can have.
     """
-    hints = get_type_hints(options_class)
-    return [
-        _build_option(field, hints[field.name]) for field in _select_fields(options_class, command)
-    ]
+    hints, options = get_type_hints(options_class), list[click.Parameter]()
+    for field in _select_fields(options_class, command):
+        try:
+            options.append(_build_option(field, hints[field.name]))
+        except (TypeError, ValueError) as error:
+            known = ", ".join(kind.__name__ for kind in CLICK_TYPES)
+            raise UsageError(
+                f"{options_class.__name__}: the option `{field.name}` has the type "
+                f"`{hints[field.name]}`. The type of an option is one of {known}, or a tuple of "
+                "one of them."
+            ) from error
+    return options
 
 
 class TextValues(click.types.StringParamType):
@@ -155,9 +166,9 @@ def _unwrap_optional(hint: object) -> tuple[type, bool]:
         return str, True
     if get_origin(hint) in (Union, UnionType):
         [hint] = (kind for kind in get_args(hint) if kind is not type(None))
-    if get_origin(hint) is tuple:
+    if get_origin(hint) is tuple and get_args(hint)[0] in CLICK_TYPES:
         return get_args(hint)[0], True
-    if isinstance(hint, type):
+    if isinstance(hint, type) and hint in CLICK_TYPES:
         return hint, False
     raise TypeError(f"an option cannot be a {hint}")
 

@@ -324,12 +324,14 @@ class CandidateFilter(Transform):
         """Drop and count events that cannot be alerts."""
         collect_stats = self.options.keeps_dropped_stats
         scores = score_days(batch, state.usage, self.options.timezone)
+        _check_incident_columns(batch)
         if batch.fingerprint is None or scores is None:
             nothing = np.zeros(batch.table.height, dtype=np.bool_)
-            yield mask_batch(batch, nothing, collect_stats=collect_stats)
+            # A file has the columns of its first batch, so a batch without rows has all of them.
+            table = batch.table.with_columns(_make_empty_incident_columns(batch.table.height))
+            yield mask_batch(batch.change(table=table), nothing, collect_stats=collect_stats)
             return
         found = self._find_candidates(batch, batch.fingerprint, state, scores)
-        _check_incident_columns(batch)
         table = batch.table.with_columns(_make_incident_columns([batch.user], [found]))
         batch = replace(batch, candidates=found, table=table)
         yield mask_batch(batch, self.select(batch, scores.risk), collect_stats=collect_stats)
@@ -444,6 +446,12 @@ def _make_incident_columns(
         pl.Series(INCIDENT_ID, ids, pl.String),
         pl.Series(INCIDENT_SEVERITY, np.rint(severities), dtype=pl.Int64),
     ]
+
+
+def _make_empty_incident_columns(height: int) -> list[pl.Series]:
+    """Return the columns of `_make_incident_columns` without values."""
+    kinds = {INCIDENT_ID: pl.String, INCIDENT_SEVERITY: pl.Int64}
+    return [pl.Series(name, [None] * height, kind) for name, kind in kinds.items()]
 
 
 def _state_severity(batch: BatchT, highest: Mapping[UserDay, float]) -> BatchT:

@@ -145,6 +145,8 @@ def _choose_columns(
     removed = set[str]()
     for pattern in unwanted:
         removed |= _match_columns(pattern, columns, "--exclude")
+    if not kept - removed - {ROW}:
+        logger.warning("serialize: --include and --exclude leave no column, so rows are empty.")
     return tuple(name for name in columns if name == ROW or name in kept - removed)
 
 
