@@ -93,3 +93,38 @@ def test_a_signal_during_imports_stops_the_command_without_a_traceback(module, n
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert done.returncode == 130
     assert b"Traceback" not in done.stderr
+
+
+LATE = """
+import atexit
+import signal
+import sys
+import threading
+import time
+
+def stop():
+    threading.main_thread().join()
+    for _ in range(400):  # one that comes just before the main thread waits has no effect
+        signal.pthread_kill(threading.main_thread().ident, signal.{name})
+        time.sleep(0.05)
+
+if "{phase}" == "threads":
+    threading.Thread(target=stop).start()
+else:
+    atexit.register(signal.raise_signal, signal.{name})
+sys.argv = ["morpheus", *{words}]
+from morpheus.__main__ import main
+main()
+"""
+"""A signal while the process ends."""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("phase", ["threads", "interpreter"])
+@pytest.mark.parametrize(("words", "expected"), [(["--version"], 0), (["no-command"], 2)])
+def test_a_signal_at_the_end_ends_the_command_with_its_exit_code(phase, name, words, expected):
+    code = LATE.format(phase=phase, name=name, words=words)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == expected
+    assert b"Traceback" not in done.stderr
+    assert done.stdout.startswith(b"morpheus ") == (expected == 0)
