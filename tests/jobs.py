@@ -4,6 +4,7 @@ import logging
 import os
 import resource
 import signal
+import sys
 import time
 import warnings
 from dataclasses import dataclass, field, replace
@@ -141,6 +142,7 @@ def write_file(path: Path) -> int:
 
 def spill_on_a_full_disk(folder: Path) -> str:
     """Spill with a limit of 4,000 bytes per file; return the error message."""
+    sys.dont_write_bytecode = True  # Python's cached modules would be cut off, too
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
     frame = pl.DataFrame({"text": [f"{n:064}" for n in range(1000)]})
     try:

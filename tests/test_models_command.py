@@ -318,6 +318,8 @@ def start(words, max_file=None):
     """A process that runs the command; the size of the files that it writes can be limited."""
     main = "from morpheus.cli.main import main; main()"
     if max_file is not None:
+        # Python's cached modules would be cut off, too.
+        main = f"import sys; sys.dont_write_bytecode = True; {main}"
         main = f"import resource as r; r.setrlimit(r.RLIMIT_FSIZE, ({max_file}, -1)); {main}"
     return subprocess.Popen([sys.executable, "-c", main, *words], stderr=subprocess.PIPE, text=True)
 

@@ -81,7 +81,7 @@ def test_a_new_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
         "main()\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", limited, "lessons", "new"],
+        [sys.executable, "-B", "-c", limited, "lessons", "new"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
