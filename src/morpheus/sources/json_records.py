@@ -560,7 +560,7 @@ class StructDecoder(msgspec.Struct, frozen=True):
             for key, inner in fields.items()
             if inner not in leaves
         }
-        types = [
+        types: list[tuple[str, Any, None]] = [
             (name, type(branches[name].empty) | None if name in branches else Any, None)
             for name in fields.values()
         ]
