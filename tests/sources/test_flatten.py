@@ -29,6 +29,7 @@ def test_nested_names_are_joined_without_dots() -> None:
         {"name": "n", "userarn": "a", "userissuername": "i"},
         {"name": "n", "user.arn": "a", "user.issuer.name": "i"},
         {"name": "n", "user.arn": "a", "user.issuer": {"name": "i"}},
+        {"name": "n", "user.arn": "a", "user.issuer.name": "i", "request": {"owners": 1}},
         {"name": "n", "user": None, "user.arn": "a", "user.issuer.name": "i", "request": None},
     ],
 )

@@ -580,7 +580,7 @@ class StructDecoder(msgspec.Struct, frozen=True):
             return None
         every = all(
             any(all(map(attrgetter(name), events)) for name in names)
-            for names in (self.nested_decoders, self.leaf_columns)
+            for names in (self._first_nested, self.leaf_columns)
             if names
         )
         return events if every or all(map(self._is_whole, events)) else None
@@ -615,11 +615,15 @@ class StructDecoder(msgspec.Struct, frozen=True):
         return [*self.leaf_columns.values(), *chain.from_iterable(inner)]
 
     def has_nested(self, event: object) -> bool:
-        """Return whether an event has a nested object. A flat record has none."""
-        for name in self.nested_decoders:  # noqa: SIM110 - any() of a generator takes thrice as long
-            if getattr(event, name):
-                return True
-        return False
+        """Return whether an event has the first nested object.
+
+        A flat record has none. Tools that flatten only some objects leave others.
+        """
+        return any(getattr(event, name) for name in self._first_nested)
+
+    @property
+    def _first_nested(self) -> Sequence[str]:
+        return list(self.nested_decoders)[:1]
 
     def to_columns(self, events: Sequence[Any]) -> dict[str, ColumnValues]:
         """Return the values of each column that has any, by flat name."""
