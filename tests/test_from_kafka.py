@@ -215,6 +215,15 @@ def test_a_message_without_value_is_counted_and_skipped(broker, topic):
     assert reading.offsets == {f"{topic}/0": b"4"}
 
 
+def test_an_envelope_without_a_record_is_counted(broker, topic):
+    send(broker, topic, [line(1), b'{"Records": []}', b'{"Records": [ ]}\n', line(2)])
+    reading = Collector(make(broker, topic)).finish()
+    assert reading.names == names(1, 2)
+    assert reading.metrics.input.kinds == {"message without a record": 2}
+    assert reading.metrics.input.read == 4
+    assert reading.offsets == {f"{topic}/0": b"4"}
+
+
 NO_TIME = json.dumps({k: v for k, v in event(9).items() if k != "eventTime"}).encode()
 BAD = {
     b'{"eventName": ': "the message is not JSON",

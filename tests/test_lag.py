@@ -278,6 +278,18 @@ def test_a_file_without_lines_that_is_being_written_is_left_to_the_next_run(
     assert schedule.names() == [f"e{number:04}" for number in (*range(90), *range(200, 210))]
 
 
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
+def test_a_document_packed_before_it_was_complete_is_left_to_the_next_run(
+    schedule: Schedule, pack: Callable[[bytes], bytes]
+) -> None:
+    path, whole = schedule.logs / "growing.json.gz", _make_growing_file("json", range(9))
+    for number, size in enumerate((len(whole) // 2, len(whole)), 1):
+        path.write_bytes(pack(whole[:size]))
+        metrics = schedule.run(START + number * HOUR, **LAG)
+        assert metrics.input.file_kinds["unfinished file"] == (size < len(whole))
+    assert schedule.names() == [f"e{number:04}" for number in range(9)]
+
+
 @pytest.mark.parametrize("form", ["jsonl.gz", "json.zst", "json"])
 def test_a_cut_file_that_did_not_change_for_minutes_is_an_error_that_says_what_to_do(
     schedule: Schedule, form: str

@@ -132,6 +132,33 @@ def test_flattened_records_of_diagnostic_settings_give_the_same_events(
     assert batch.table.to_frame().select(same).equals(expected.table.to_frame().select(same))
 
 
+@pytest.mark.parametrize("separator", [".", "_"])
+@pytest.mark.parametrize("suffix", ["json", "csv"])
+def test_fields_of_a_flattened_record_take_precedence_over_its_envelope(
+    tmp_path: Path, suffix: str, separator: str
+) -> None:
+    records = [sign_in(1, correlationId="own"), sign_in(2), sign_in(3, correlationId="")]
+    flat = [flatten(diagnostic(each), separator) for each in records]
+    table = pl.DataFrame(flat, infer_schema_length=None)
+    text = lines(flat) if suffix == "json" else table.write_csv()
+    [batch], _ = read(written(tmp_path / f"b.{suffix}", text))
+    assert batch.table["correlationId"].to_list() == ["own", "other", "other"]
+
+
+def test_a_record_with_other_names_keeps_them_beside_an_object_with_the_log_s_own_name(
+    tmp_path: Path,
+) -> None:
+    row = {
+        "TimeGenerated": "2024-05-31T09:01:00Z",
+        "Id": "1",
+        "UserPrincipalName": "Ann@x.org",
+        "LocationDetails": {"city": "Cork"},
+    }
+    [batch], _ = read(written(tmp_path / "a.json", lines([row])))
+    assert batch.user == "ann@x.org"
+    assert batch.table["locationcity"].to_list() == ["Cork"]
+
+
 def test_sign_in_without_a_time_uses_the_time_of_its_record(tmp_path: Path) -> None:
     record = {name: value for name, value in sign_in(1).items() if name != "createdDateTime"}
     [batch], _ = read(written(tmp_path / "a.json", lines([diagnostic(record)])))

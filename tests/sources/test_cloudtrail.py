@@ -252,6 +252,10 @@ def test_bad_records_can_be_skipped_and_are_counted(tmp_path: Path) -> None:
         ("a.csv", "eventTime,userIdentityaccountId\n1,2,3\n", r"a\.csv:2: the row has 3 cells"),
         ("a.csv", "", r"a\.csv: the file is empty"),
         ("a.parquet", "x", r"a\.parquet: not a complete Parquet file"),
+        ("a.json", "eventTime,b,c\n1,2,3\n", r"a\.json: the file looks like CSV, and its .* JSON"),
+        ("a.csv", '{"a": 1}\n', r"a\.csv: the file looks like JSON, .*`--file_type=json`"),
+        ("a.parquet", '{"a": 1}\n', r"a\.parquet: the file looks like JSON, .*Parquet"),
+        ("a.json", "PAR1\0PAR1", r"a\.json: the file looks like Parquet, and its suffix says"),
     ],
 )
 def test_bad_file_is_reported_with_the_reason(

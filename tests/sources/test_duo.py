@@ -145,6 +145,16 @@ def test_csv_of_the_admin_panel_has_the_columns_of_json(tmp_path: Path) -> None:
     assert batch.table.to_frame().select(same).equals(expected.table.to_frame().select(same))
 
 
+@pytest.mark.parametrize("name", ["authlogs", "items"])
+def test_a_response_without_events_is_no_event(tmp_path: Path, name: str) -> None:
+    empty = {"stat": "OK", "response": {name: [], "metadata": {"total_objects": 0}}}
+    written(tmp_path / "a.json", json.dumps(empty))
+    written(tmp_path / "b.json", lines([second(1)]))
+    batches, metrics = read(tmp_path / "*.json")
+    assert [batch.table.height for batch in batches] == [1]
+    assert (metrics.input.read, metrics.input.empty_files) == (1, 1)
+
+
 def test_derived_columns_can_be_features(tmp_path: Path) -> None:
     columns = ("hourofweek", "addressnetwork", "errorclass", "appincrement", "new:factor")
     record = second(1, result="denied", reason="no_response")

@@ -29,6 +29,7 @@ def test_nested_names_are_joined_without_dots() -> None:
         {"name": "n", "userarn": "a", "userissuername": "i"},
         {"name": "n", "user.arn": "a", "user.issuer.name": "i"},
         {"name": "n", "user.arn": "a", "user.issuer": {"name": "i"}},
+        {"name": "n", "user.arn": "a", "user.issuer.name": "i", "request": {"owners": 1}},
         {"name": "n", "user": None, "user.arn": "a", "user.issuer.name": "i", "request": None},
     ],
 )
@@ -36,6 +37,18 @@ def test_flat_records_give_the_same_columns(record: object) -> None:
     assert rows(record) == [
         {"name": "n", "userarn": "a", "userissuername": "i", "requestcount": None}
     ]
+
+
+def test_names_in_lower_case_inside_an_object_are_columns() -> None:
+    paths = ("userIdentity.accountId", "userIdentity.issuer.userName", "name")
+    wanted = ("name", "userIdentityaccountId", "userIdentityissueruserName")
+    own = {"name": "n", "userIdentity": {"accountId": "1", "issuer": {"userName": "u"}}}
+    lower = {"name": "n", "userIdentity": {"accountid": "1", "issuer": {"username": "u"}}}
+    inner = {"name": "n", "userIdentity": {"accountId": "1", "issuer": {"username": "u"}}}
+    texts = [json.dumps(each).encode() for each in (own, lower, inner)]
+    frame, refused = Flattener(wanted, paths).flatten(texts)
+    assert not refused
+    assert frame.rows() == [("n", "1", "u")] * 3
 
 
 def test_known_and_unknown_names_are_flattened_the_same_way() -> None:

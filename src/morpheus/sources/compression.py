@@ -61,6 +61,7 @@ _MAX_LAYERS = 4
 STREAMING_THRESHOLD, BLOCK_SIZE = 1 << 26, 1 << 24
 """Decompressed bytes above which a file is read in blocks, and the size of a block."""
 GZIP_MAGIC, ZSTD_MAGIC = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+PARQUET_MAGIC = b"PAR1"
 _OTHER_PACKING = {
     b"BZh91AY&SY": "bzip2",
     b"\xfd7zXZ\0": "xz",

@@ -324,7 +324,9 @@ class RecordCutter(msgspec.Struct):
         return _Pieces(rows, frame.drop(*cut, _PLAIN), usable, sum(new for _, new in found))
 
     def _prepare(self, records: Sequence[RawJson]) -> None:
-        self._fields = find_cut_fields(records, self.columns, self.kept)
+        found = find_cut_fields(records, self.columns, self.kept)
+        # Records without a wanted field at the top may have other names for them.
+        self._fields = found if any(each.column is not None for each in found) else []
         names = frozenset(each.name for each in self._fields)
         places = [0, *([1] * (len(self._fields) - 1)), 2]
         self._tables = [PartTable(place, self.decode, names) for place in places]

@@ -69,6 +69,8 @@ _MAX_BATCH_BYTES = 1 << 26
 """Size of a micro-batch, before and after decompression."""
 _MAX_MESSAGE_BYTES = 1 << 25
 """Size of a message after decompression. A line of the reader may have twice as much."""
+_MAX_EMPTY_BYTES = 1 << 10  # size up to which a message may be an envelope without a record
+_EMPTY_LIST = re.compile(rb":\s*\[\s*\]")
 _MESSAGE = Path("message")  # names a message where the reader of files wants a path
 _OWN_SETTINGS = {
     "bootstrap.servers": "--bootstrap_servers",
@@ -200,7 +202,7 @@ class MessageDecoder(msgspec.Struct, frozen=True):
     A value is a record, a list of records, or an envelope; JSON or JSON lines; plain, gzip or zstd.
 
     Attributes:
-        log_format: Finds the records in envelopes, if headers become columns.
+        log_format: Finds the records in envelopes.
         header_columns: Column of each header that is kept.
     """
 
@@ -226,6 +228,14 @@ class MessageDecoder(msgspec.Struct, frozen=True):
             return lines
         columns, find = self._make_columns(headers), self.log_format.record_finder.find
         return [_add_fields(bytes(record), columns) for line in lines for record in find(line)]
+
+    def is_empty(self, lines: Sequence[bytes]) -> bool:
+        """Return whether a message is an envelope without a record, such as an empty delivery."""
+        find = self.log_format.record_finder.find
+        return all(
+            len(line) <= _MAX_EMPTY_BYTES and bool(_EMPTY_LIST.search(line)) and not find(line)
+            for line in lines
+        )
 
     def _make_columns(self, headers: Sequence[tuple[str, bytes | None]]) -> bytes:
         """Return the headers that become columns, as fields of JSON."""
@@ -1158,17 +1168,21 @@ class _MessageReader(msgspec.Struct):
         """Return the events of some messages."""
         lines: dict[Place, list[bytes]] = {}
         owners: dict[Place, list[Received]] = {}
-        stats, tombstones = _BatchStats(), 0
+        stats, tombstones, empty = _BatchStats(), 0, 0
         for received, texts in part:
             if texts is None:
                 tombstones += 1
             elif isinstance(texts, UnreadableMessageError):
                 self._refuse(stats, received, str(texts))
+            elif self.decoder.is_empty(texts):
+                empty += 1
             else:
                 lines.setdefault(received.place, []).extend(texts)
                 owners.setdefault(received.place, []).extend([received] * len(texts))
         if tombstones:
             stats.leave_out("tombstone", tombstones)
+        if empty:
+            stats.leave_out("message without a record", empty)
         partitions = self._read_lines(lines, owners, stats)
         for received, reason in stats.reasons:
             stats.refusals = [*stats.refusals, f"{received}: {reason}."][:MAX_SHOWN]

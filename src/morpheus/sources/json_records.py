@@ -242,6 +242,7 @@ class Flattener:
         all_columns: Also return all other columns, after the wanted ones.
         other_names: Flat columns, by other names of theirs, normalized. The first of several names
             has precedence.
+        first_names: Those of the other names that take precedence over the column's own.
         objects: Normalized paths at which text may be an object.
         max_fields: Maximum number of fields of a record, and of different columns in a table.
     """
@@ -252,6 +253,7 @@ class Flattener:
     drop_characters: str = "."
     all_columns: bool = False
     other_names: Mapping[str, str] = field(default_factory=dict)
+    first_names: frozenset[str] = frozenset()
     objects: frozenset[str] = frozenset()
     max_fields: int = 10_000
 
@@ -266,7 +268,10 @@ class Flattener:
             if column in wanted:
                 self._columns.setdefault(name, column)
         self._ranks = {name: rank for rank, name in enumerate(self._columns)}
+        self._ranks |= dict.fromkeys(self.first_names, -1)
         self._fields = {path.split(".")[0] for path in self.paths} | wanted
+        parts = chain.from_iterable(path.split(".")[1:] for path in self.paths)
+        self._lower_parts = {part.lower() for part in parts if part != part.lower()}
         self._name_kinds: dict[str, _NameKind] = {}
 
     def flatten(self, records: Sequence[RawJson]) -> tuple[pl.DataFrame, dict[int, str]]:
@@ -426,7 +431,20 @@ class Flattener:
                 self._name_kinds[key] = kind
         if kind == "parent":
             return isinstance(value, dict)
+        if kind != "other" and isinstance(value, dict):
+            return self._has_lower_names(value)
         return kind == "other" or (kind == "object" and type(value) is str)
+
+    def _has_lower_names(self, value: Mapping[str, Any], depth: int = 0) -> bool:
+        """Return whether a field inside an object has its name in lower case, as Hive writes it."""
+        return depth < _MAX_NESTING and (
+            not self._lower_parts.isdisjoint(value)
+            or any(
+                self._has_lower_names(inner, depth + 1)
+                for inner in value.values()
+                if isinstance(inner, dict)
+            )
+        )
 
     def _classify_name(self, key: str) -> _NameKind:
         names = list_normalized_names(key)
@@ -520,28 +538,38 @@ class StructDecoder(msgspec.Struct, frozen=True):
     nested_decoders: Mapping[str, StructDecoder]
 
     @classmethod
-    def from_paths(cls, column_by_path: Mapping[tuple[str, ...], str]) -> StructDecoder:
+    def from_paths(
+        cls, column_by_path: Mapping[tuple[str, ...], str], depth: int = 0
+    ) -> StructDecoder:
         """Compile the type of records with these paths.
+
+        An object inside a record with a name in lower case, as Hive writes it, is not of the type.
 
         Args:
             column_by_path: Flat name of each path.
+            depth: Number of enclosing objects.
         """
         keys = dict.fromkeys(path[0] for path in column_by_path)
         fields = {key: f"f{n}" for n, key in enumerate(keys)}
         leaves = {fields[path[0]]: name for path, name in column_by_path.items() if len(path) == 1}
         branches = {
             inner: cls.from_paths(
-                {path[1:]: name for path, name in column_by_path.items() if path[0] == key}
+                {path[1:]: name for path, name in column_by_path.items() if path[0] == key},
+                depth + 1,
             )
             for key, inner in fields.items()
             if inner not in leaves
         }
-        types = [
+        types: list[tuple[str, Any, None]] = [
             (name, type(branches[name].empty) | None if name in branches else Any, None)
             for name in fields.values()
         ]
+        lower = {key.lower() for key in keys}.difference(keys) if depth else ()
+        never = {f"n{n}": key for n, key in enumerate(sorted(lower))}
+        types += [(name, None, None) for name in never]
+        names = {inner: key for key, inner in fields.items()} | never
         # Events have no reference cycles, so the garbage collector can ignore them.
-        kind = msgspec.defstruct("Event", types, rename={v: k for k, v in fields.items()}, gc=False)
+        kind = msgspec.defstruct("Event", types, rename=names, gc=False)
         return cls(msgspec.json.Decoder(kind).decode, kind(), leaves, branches)
 
     def decode_all(self, records: Sequence[RawJson]) -> list[Any] | None:
@@ -550,8 +578,12 @@ class StructDecoder(msgspec.Struct, frozen=True):
             events = list(map(self.decode, records))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
-        every = any(all(map(attrgetter(name), events)) for name in self.nested_decoders)
-        return events if every or all(map(self.has_nested, events)) else None
+        every = all(
+            any(all(map(attrgetter(name), events)) for name in names)
+            for names in (self._first_nested, self.leaf_columns)
+            if names
+        )
+        return events if every or all(map(self._is_whole, events)) else None
 
     def decode_or_none(self, record: RawJson | str, *, may_be_flat: bool = False) -> Any | None:  # noqa: ANN401 - a type compiled at run time
         """Decode a record; None if it does not have this structure."""
@@ -559,7 +591,17 @@ class StructDecoder(msgspec.Struct, frozen=True):
             event = self.decode(record)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
-        return event if may_be_flat or self.has_nested(event) else None
+        return event if may_be_flat or self._is_whole(event) else None
+
+    def _is_whole(self, event: object) -> bool:
+        """Return whether an event has a nested object, and values beside it if there are any.
+
+        An event with other names may have an object whose name is the log's by chance.
+        """
+        leaves = self.leaf_columns
+        return self.has_nested(event) and (
+            not leaves or any(getattr(event, name) is not None for name in leaves)
+        )
 
     @property
     def has_distinct_columns(self) -> bool:
@@ -573,11 +615,15 @@ class StructDecoder(msgspec.Struct, frozen=True):
         return [*self.leaf_columns.values(), *chain.from_iterable(inner)]
 
     def has_nested(self, event: object) -> bool:
-        """Return whether an event has a nested object. A flat record has none."""
-        for name in self.nested_decoders:  # noqa: SIM110 - any() of a generator takes thrice as long
-            if getattr(event, name):
-                return True
-        return False
+        """Return whether an event has the first nested object.
+
+        A flat record has none. Tools that flatten only some objects leave others.
+        """
+        return any(getattr(event, name) for name in self._first_nested)
+
+    @property
+    def _first_nested(self) -> Sequence[str]:
+        return list(self.nested_decoders)[:1]
 
     def to_columns(self, events: Sequence[Any]) -> dict[str, ColumnValues]:
         """Return the values of each column that has any, by flat name."""

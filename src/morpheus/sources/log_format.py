@@ -634,6 +634,8 @@ class LogFormat(msgspec.Struct, frozen=True, dict=True):
             path.
         column_aliases: Flat columns, by the normalized column name of a table (see
             `normalize_name`).
+        record_aliases: Those of `column_aliases` that begin with the name of an envelope. They are
+            the record's own fields, so they take precedence over a field beside the record.
         fallbacks: Expressions that replace missing values, by flat column.
         actor_rules: Rules that name the actor of an event.
         derived_columns: Columns that can be computed, by name.
@@ -677,6 +679,7 @@ class LogFormat(msgspec.Struct, frozen=True, dict=True):
     skip_dirs: tuple[str, ...] = ()
     other_files: tuple[tuple[str, str], ...] = ()
     column_aliases: Mapping[str, str] = msgspec.field(default_factory=dict)
+    record_aliases: frozenset[str] = frozenset()
     fallbacks: Mapping[str, tuple[pl.Expr, ...]] = msgspec.field(default_factory=dict)
     actor_rules: tuple[ActorRule, ...] = ()
     derived_columns: Mapping[str, DerivedColumn] = msgspec.field(default_factory=dict)
@@ -918,6 +921,17 @@ class LogFormat(msgspec.Struct, frozen=True, dict=True):
         return frozenset(
             normalize_name("".join(path[:n])) for path in parts for n in range(1, len(path))
         )
+
+    def prefer_record(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Fill columns of a table from the record's own fields, which have another name."""
+        own = {
+            self.other_names[name]: pl.col(column)
+            for column in frame.columns
+            for name in list_normalized_names(column)
+            if name in self.record_aliases
+        }
+        names = [name for name in frame.columns if name in own]
+        return frame.with_columns(pl.coalesce(own[name], name).alias(name) for name in names)
 
     def rename_columns(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Rename the columns of a table to their flat names.

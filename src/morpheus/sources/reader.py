@@ -24,16 +24,18 @@ from numpy.typing import NDArray
 from morpheus.columns import ACTOR, EXCLUDED, INDEX, ROW, TIME
 from morpheus.core.batch import MAX_REFUSALS, FileSpan, ReadStats
 from morpheus.core.stage import get_fields
-from morpheus.errors import RecordError, UsageError
+from morpheus.errors import MorpheusError, RecordError, UsageError
 from morpheus.runtime.pool import WorkerPool
 from morpheus.sources.compression import (
     BLOCK_SIZE,
     COMPRESSED_SUFFIXES,
     DEFAULT_LIMITS,
+    PARQUET_MAGIC,
     LargeFileError,
     LogPath,
     Prefetcher,
     ReadLimits,
+    detect_file_type,
     get_file_size,
     is_large,
     read_blocks,
@@ -355,7 +357,7 @@ class Reader:
         log, wanted = self.log_format, self.flattener.wanted_columns
         # The name of an object can be the header of a column too: `user` is both in Duo's logs.
         frame, refused = expand_objects(frame, log, wanted, self.wanted_columns or ())
-        frame = log.rename_columns(frame)
+        frame = log.rename_columns(log.prefer_record(frame))
         frame, more = expand_objects(frame, log, wanted, self.wanted_columns or ())
         return frame, refused | more
 
@@ -708,6 +710,7 @@ class Reader:
             read: How many of them are not counted as read yet.
             number: How many.
         """
+        error = _explain_type(error)
         if not self.skip_bad_records:
             hint = (
                 "correct or drop such rows"
@@ -719,6 +722,46 @@ class Reader:
             ) from error
         self.stats.read += read
         self.stats.refuse(str(error), number)
+
+
+_TYPE_NAMES = {"csv": "CSV", "json": "JSON", "parquet": "Parquet"}
+
+
+def _explain_type(error: RecordError) -> RecordError:
+    """Return an error that says so if a file is not what its suffix says; else the error."""
+    path = Path(error.file)
+    expected = detect_file_type(path)
+    if error.line not in {None, 1} or expected is None:
+        return error
+    try:
+        found = _guess_type(next(iter(read_blocks(path)), b"")) if path.is_file() else None
+    except (OSError, MorpheusError):
+        return error
+    if found in {None, expected}:
+        return error
+    return RecordError(
+        f"the file looks like {_TYPE_NAMES[found]}, and its suffix says {_TYPE_NAMES[expected]}; "
+        f"rename it, or read it with `--file_type={found}`",
+        file=error.file,
+    )
+
+
+def _guess_type(start: bytes) -> str | None:
+    """Return the type of a file by its beginning; None if it is not clear.
+
+    >>> _guess_type(b'[{"a": 1}]'), _guess_type(b"PAR1"), _guess_type(b"not a log")
+    ('json', 'parquet', None)
+    """
+    if start.startswith(PARQUET_MAGIC):
+        return "parquet"
+    text = to_utf8(start).lstrip()
+    if text[:1] in {b"{", b"["}:
+        return "json"
+    lines = text.splitlines()[:2]
+    counts = [[line.count(separator) for line in lines] for separator in (b",", b";", b"\t")]
+    # The header and the first row have the same number of cells, and no line is damaged JSON.
+    is_table = any(len(each) == len(lines) == 2 and each[0] == each[1] > 1 for each in counts)  # noqa: PLR2004 - two lines
+    return "csv" if is_table and b"{" not in lines[0] else None
 
 
 _END_HINT = (
@@ -1012,6 +1055,7 @@ class ReadTask:
             log_format.drop_characters,
             all_columns=self.all_columns,
             other_names=log_format.other_names,
+            first_names=log_format.record_aliases,
             objects=log_format.objects,
             max_fields=self.limits.max_columns,
         )

@@ -489,6 +489,7 @@ class _SchemaBuilder:
             account_columns=self._to_columns("account", as_list(spec.account)),
             drop_characters=spec.drop,
             column_aliases=dict(self._iter_aliases(features)),
+            record_aliases=frozenset(name for name, _ in self._iter_record_aliases(features)),
             fallbacks=dict(self._iter_fallbacks(time)),
             actor_rules=tuple(self._iter_actor_rules()) or (_make_user_rule(user),),
             derived_columns=COMMON_DERIVED | dict(self._iter_derived()),
@@ -590,6 +591,9 @@ class _SchemaBuilder:
         for name, column in self.columns.items():
             for header in as_list(column.header):
                 yield normalize_name(header), name
+        yield from self._iter_record_aliases(features)
+
+    def _iter_record_aliases(self, features: Iterable[str]) -> Iterator[tuple[str, str]]:
         if self.spec.envelope is not None:
             # Tools that flatten JSON put the name of the envelope before the names in it.
             for path in self._iter_paths(features):

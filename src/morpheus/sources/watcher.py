@@ -11,8 +11,8 @@ import logging
 import os
 import re
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from hashlib import blake2b
@@ -26,6 +26,7 @@ from morpheus.errors import MorpheusError, TransientError, UsageError
 from morpheus.sources.compression import (
     COMPRESSED_SUFFIXES,
     GZIP_MAGIC,
+    PARQUET_MAGIC,
     ZSTD_MAGIC,
     detect_file_type,
     is_utf16,
@@ -46,7 +47,6 @@ _MAX_FIRST_SCANS = 5
 """Scans for which the first micro-batch waits at most, while new files appear."""
 _MAX_COPIED_BYTES = 1 << 26
 """Size up to which a whole file is copied when it is taken. A larger one is read in place."""
-_PARQUET_MAGIC = b"PAR1"
 _NEVER_EMPTY = {*COMPRESSED_SUFFIXES, ".parquet"}
 """A file with such a suffix is not complete while it is empty."""
 _BOM = b"\xef\xbb\xbf"
@@ -683,7 +683,7 @@ def _has_lines(file: IO[bytes], *, is_csv: bool) -> bool:
     """Return whether a file can be read up to any of its lines."""
     file.seek(0)
     start = file.read(_BLOCK_BYTES)
-    if start.startswith((GZIP_MAGIC, ZSTD_MAGIC, _PARQUET_MAGIC)) or is_utf16(start):
+    if start.startswith((GZIP_MAGIC, ZSTD_MAGIC, PARQUET_MAGIC)) or is_utf16(start):
         return False
     line, end, _ = start.partition(b"\n")
     return bool(end) and (is_csv or _is_json_object(line.removeprefix(_BOM)))
@@ -756,24 +756,33 @@ def _is_complete(path: Path, *, is_csv: bool) -> bool:
     """Return whether a file without lines has an end, so far as that can be seen."""
     with path.open("rb") as file:
         start = file.read(_BLOCK_BYTES)
-        file.seek(max(0, os.fstat(file.fileno()).st_size - len(_PARQUET_MAGIC)))
+        file.seek(max(0, os.fstat(file.fileno()).st_size - len(PARQUET_MAGIC)))
         last = file.read()
     if not start:
         return path.suffix.lower() not in _NEVER_EMPTY
-    if start.startswith(_PARQUET_MAGIC):
-        return last == _PARQUET_MAGIC
+    if start.startswith(PARQUET_MAGIC):
+        return last == PARQUET_MAGIC
     try:
         if start.startswith((GZIP_MAGIC, ZSTD_MAGIC)):
-            deque(read_blocks(path), maxlen=0)
-        elif is_csv:
+            return _ends_as_json(read_blocks(path)) or is_csv
+        if is_csv:
             return b"\n" in start
-        elif not is_utf16(start):
+        if not is_utf16(start):
             msgspec.json.decode(path.read_bytes().removeprefix(_BOM), type=msgspec.Raw)
     except (MorpheusError, msgspec.DecodeError) as error:
         return "malformed" in str(error)  # it is no JSON, as the reader will say
     except RecursionError:
-        return True  # the reader rejects it
+        pass  # the reader rejects it
     return True
+
+
+def _ends_as_json(blocks: Iterable[bytes]) -> bool:
+    """Return whether text that begins as JSON ends so; true for any other text. Reads all of it."""
+    first = last = b""
+    for block in blocks:
+        text = block.strip(b" \t\r\n,\0")
+        first, last = first or text[:1], text[-1:] or last
+    return first not in {b"{", b"["} or last in {b"}", b"]"}
 
 
 def _find_start(file: IO[bytes], known: TakenFile, *, is_csv: bool) -> int:
