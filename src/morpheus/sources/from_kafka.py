@@ -233,7 +233,10 @@ class MessageDecoder(msgspec.Struct, frozen=True):
         """Return whether a message is an envelope without a record, such as an empty delivery."""
         find = self.log_format.record_finder.find
         return all(
-            len(line) <= _MAX_EMPTY_BYTES and bool(_EMPTY_LIST.search(line)) and not find(line)
+            len(line) <= _MAX_EMPTY_BYTES
+            and b"[" in line  # which a short record seldom has
+            and bool(_EMPTY_LIST.search(line))
+            and not find(line)
             for line in lines
         )
 
