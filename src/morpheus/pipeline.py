@@ -650,6 +650,11 @@ class Pipeline:
                 "Put the source first."
             )
 
+    @property
+    def is_unbounded(self) -> bool:
+        """Whether the input has no end."""
+        return isinstance(self.stages[0], Source) and self.stages[0].is_unbounded()
+
     def _check_engine(self) -> None:
         options = self.options
         if options.engine.lower() == "dask":

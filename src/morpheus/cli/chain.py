@@ -394,6 +394,7 @@ class MonitoringOptions:
 def run_pipeline(context: click.Context, /, stages: Sequence[Stage], **_: object) -> None:
     """Validate the pipeline, run it, and print the summary."""
     from morpheus.pipeline import Pipeline  # noqa: PLC0415 - `--help` runs nothing
+    from morpheus.runtime.pool import keep_freed_memory  # noqa: PLC0415 - the same
 
     resume_gc()
     echo("Configuring Pipeline via CLI")
@@ -404,6 +405,8 @@ def run_pipeline(context: click.Context, /, stages: Sequence[Stage], **_: object
     watch = _make_watch(monitoring)
     with interruptible(), _record_run(monitoring, watch, pipeline):
         pipeline.validate()
+        if not pipeline.is_unbounded:  # a stream shares the machine for months
+            keep_freed_memory()
         _announce_run(pipeline)
         with show_progress(pipeline.stages) as on_step, _publish_run(monitoring, watch):
             print_summary = partial(_print_summary, pipeline)
@@ -552,9 +555,8 @@ def _explain_unexpected_word(word: str, context: click.Context) -> str:
 )
 def run(**_: object) -> None:
     """Run a pipeline of stages."""
-    from morpheus.runtime.pool import SINGLE_THREAD_ENV, keep_freed_memory  # noqa: PLC0415 - `--help` runs nothing
+    from morpheus.runtime.pool import SINGLE_THREAD_ENV  # noqa: PLC0415 - `--help` runs nothing
 
-    keep_freed_memory()
     for name, value in SINGLE_THREAD_ENV.items():
         os.environ.setdefault(name, value)
 
