@@ -25,7 +25,7 @@ import pytest
 
 from morpheus.core.batch import Batch, RunMetrics, Scored, Table
 from morpheus.core.stage import PipelineOptions, Stage, StageContext, Transform
-from morpheus.core.state import State, StateKey
+from morpheus.core.state import State, StateKey, part_key
 from morpheus.errors import ModelCorruptedError, RecordError, TransientError, UsageError
 from morpheus.pipeline import Pipeline
 from morpheus.runtime.chain import Segment
@@ -531,6 +531,21 @@ def test_a_file_of_an_earlier_format_is_read_and_gets_the_latest_one_with_a_comm
     assert read_format(saved) == "3"
     with closing(SqliteStateStore(saved, CONFIG)) as store:
         assert store.load(["ann"]) == before != {}
+
+
+def test_parts_between_the_states_of_an_earlier_format_are_found(saved: Path) -> None:
+    part, state = part_key("ann", 3), StateKey("explain#1", "ann")
+    with closing(SqliteStateStore(saved, CONFIG)) as store:
+        store.save({part: b"seen", state: b"own"})
+        store.commit()
+    with closing(sqlite3.connect(saved)) as database, database:
+        database.execute("INSERT INTO states SELECT * FROM parts")
+        database.execute("DELETE FROM parts")
+    write_format(saved, 2)
+    with closing(SqliteStateStore(saved, CONFIG)) as store:
+        assert list(store.load_parts("ann", [3])) == [b"seen"]
+        assert part not in store.load(["ann"], with_parts=False)
+        assert store.load(["ann"])[state] == b"own"
 
 
 @pytest.mark.parametrize("found", [1, 4])

@@ -572,10 +572,18 @@ class SqliteStateStore:
         stored = dict(self._db.execute("SELECT key, value FROM meta"))
         self._check_format(stored)
         self._check_config(stored, wanted)
+        if stored.get("format") == json.dumps(_READ_FORMATS[0]):
+            self._move_parts()
         new = {name: wanted[name] for name in wanted.keys() - stored.keys()}
         # Writing something, even the same, shows at once whether the file can be written.
         new["format"] = json.dumps(_FORMAT)
         self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", new.items())
+
+    def _move_parts(self) -> None:
+        """Give the parts of a file of format 2 their own table: some releases had none for them."""
+        chosen, values = "WHERE SUBSTR(stage, 1, ?) = ?", (len(PARTS), PARTS)
+        self._db.execute(f"INSERT OR REPLACE INTO parts SELECT * FROM states {chosen}", values)  # noqa: S608 - a constant is put in
+        self._db.execute(f"DELETE FROM states {chosen}", values)  # noqa: S608 - the same
 
     def _check_format(self, stored: Mapping[str, str]) -> None:
         found = stored.get("format", json.dumps(_FORMAT))

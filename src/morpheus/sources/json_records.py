@@ -580,7 +580,7 @@ class StructDecoder(msgspec.Struct, frozen=True):
             return None
         every = all(
             any(all(map(attrgetter(name), events)) for name in names)
-            for names in (self._first_nested, self.leaf_columns)
+            for names in (list(self.nested_decoders)[:1], self.leaf_columns)
             if names
         )
         return events if every or all(map(self._is_whole, events)) else None
@@ -619,11 +619,8 @@ class StructDecoder(msgspec.Struct, frozen=True):
 
         A flat record has none. Tools that flatten only some objects leave others.
         """
-        return any(getattr(event, name) for name in self._first_nested)
-
-    @property
-    def _first_nested(self) -> Sequence[str]:
-        return list(self.nested_decoders)[:1]
+        first = next(iter(self.nested_decoders), None)
+        return first is not None and bool(getattr(event, first))
 
     def to_columns(self, events: Sequence[Any]) -> dict[str, ColumnValues]:
         """Return the values of each column that has any, by flat name."""
